@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+DONE := $(VENV)/.installed
+
+.PHONY: install demo paper test test-slow check lint format types clean
+
+install: $(DONE)
+
+$(DONE): pyproject.toml constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(DONE)
+
+demo: $(DONE)  ## the posterior of a real solar spectrum, end to end
+	$(RUN) analyses/02_stokes_crisp.py
+
+paper: $(DONE)  ## the published benchmark with every number of the README
+	$(RUN) analyses/01_stokes_paper_case.py
+
+test: $(DONE)  ## what CI runs
+	$(RUN) -m pytest
+
+test-slow: $(DONE)  ## the tests marked slow
+	$(RUN) -m pytest -m "slow"
+
+lint: $(DONE)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(DONE)
+	$(RUN) -m mypy
+
+check: lint types test  ## before every commit
+
+format: $(DONE)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis analyses/output

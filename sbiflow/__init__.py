@@ -1,0 +1,53 @@
+"""sbiflow: simulation-based Bayesian inference with normalizing flows whose every answer carries its own evidence."""
+
+from sbiflow.calibration import CalibrationReport, calibrate, compare, emcee_reference, predictive_check
+from sbiflow.embedding import EmbeddingConfig
+from sbiflow.flows import FlowConfig
+from sbiflow.posterior import Posterior
+from sbiflow.priors import (
+    Cosine,
+    LogNormal,
+    LogUniform,
+    Normal,
+    PeriodicUniform,
+    PowerLaw,
+    Prior,
+    Sine,
+    TruncatedNormal,
+    Uniform,
+    isotropic_direction,
+)
+from sbiflow.samples import PosteriorSamples, WeightedSamples
+from sbiflow.simulate import draw_pairs, simulate, simulator_from_function
+from sbiflow.store import Store
+from sbiflow.training import TrainConfig, train
+
+__all__ = [
+    "CalibrationReport",
+    "Cosine",
+    "EmbeddingConfig",
+    "FlowConfig",
+    "LogNormal",
+    "LogUniform",
+    "Normal",
+    "PeriodicUniform",
+    "Posterior",
+    "PosteriorSamples",
+    "PowerLaw",
+    "Prior",
+    "Sine",
+    "Store",
+    "TrainConfig",
+    "TruncatedNormal",
+    "Uniform",
+    "WeightedSamples",
+    "calibrate",
+    "compare",
+    "draw_pairs",
+    "emcee_reference",
+    "isotropic_direction",
+    "predictive_check",
+    "simulate",
+    "simulator_from_function",
+    "train",
+]

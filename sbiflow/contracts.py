@@ -1,0 +1,82 @@
+"""The protocols that the layers speak to each other.
+
+Everything above this file (store, training, importance sampling, calibration) accepts any object with these
+attributes; nothing has to inherit from anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:  # annotations only: this layer imports nothing of sbiflow at run time
+    import numpy as np
+    from torch import Generator, Tensor
+
+    from sbiflow.priors import Prior
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """A batched forward model, split into its expensive and its cheap part.
+
+    `signal` is deterministic given theta and is stored; `observe` adds the noise and is called anew for every
+    training batch, on the training device. Optional attributes: `name` and `version` (strings, written to the
+    store), `x_names` (a label per feature) and `log_likelihood(theta, x)` with theta (n, D) and x (*x_shape) or
+    (n, *x_shape), returning (n,) in nats, normalised over x.
+    """
+
+    prior: Prior
+    x_shape: tuple[int, ...]
+
+    def signal(self, theta: Tensor) -> Tensor:
+        """Noise-free signal, (n, D) -> (n, *x_shape); rows that fail are NaN."""
+        ...
+
+    def observe(self, signal: Tensor, generator: Generator | None) -> Tensor:
+        """Signal plus noise, (n, *x_shape) -> (n, *x_shape), on the device and in the dtype of `signal`."""
+        ...
+
+
+@runtime_checkable
+class RowSimulator(Protocol):
+    """A forward model that runs one row at a time and draws its own noise (legacy NumPy code).
+
+    Made by `simulator_from_function`; `simulate` seeds every row by itself, so the rows are the same whatever
+    the executor.
+    """
+
+    prior: Prior
+    x_shape: tuple[int, ...]
+
+    def simulate_row(self, theta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """One draw of x, (D,) -> (*x_shape)."""
+        ...
+
+    def observe(self, signal: Tensor, generator: Generator | None) -> Tensor:
+        """The identity: the noise is already in the row."""
+        ...
+
+
+class LogDensity(Protocol):
+    """log p(x | theta) or log p(theta | x): theta (n, D), x (*x_shape) -> (n,)."""
+
+    def __call__(self, theta: Tensor, x: Tensor) -> Tensor: ...
+
+
+class Proposal(Protocol):
+    """Anything that draws from a conditional distribution of theta and knows its density.
+
+    A flow, a Markov chain or an exact posterior: calibration and importance sampling take any of them.
+    """
+
+    prior: Prior
+
+    def sample_and_log_prob(
+        self, x: Tensor, n: int, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, *x_shape) -> theta (n, B, D) inside the prior's support, log q (n, B), both float64 on the CPU."""
+        ...
+
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Normalised log q(theta | x) in physical units: theta (n, D), x (n, *x_shape) -> (n,), float64."""
+        ...

@@ -1,0 +1,145 @@
+"""From a configuration to a conditional flow on the prior's base space.
+
+A flow lives in z = prior.unconstrain(theta): real columns with a standard normal base, periodic columns as phases
+with a uniform base. Families differ by their elementwise map and conditioner only; each is one function in
+`FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from nflows.transforms.base import Transform
+from torch import Tensor, nn
+
+from sbiflow.embedding import Embedding, EmbeddingConfig
+from sbiflow.transforms.autoregressive import MaskedAutoregressive
+from sbiflow.transforms.bounded import wrap
+from sbiflow.transforms.composite import Composite
+from sbiflow.transforms.coupling import Coupling
+from sbiflow.transforms.elementwise import Affine, Chain, CircularSpline, Elementwise, Spline, elementwise_for
+from sbiflow.transforms.linear import LULinear, Permutation
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Which flow.
+
+    Attributes:
+        family: one of `FAMILIES`: "spline_coupling", "spline_autoregressive", "realnvp", "maf".
+        layers: number of coupling or autoregressive transforms.
+        hidden, blocks: width and residual blocks of every conditioner.
+        bins: spline bins.
+        half_width: splines act on [-half_width, half_width] of the base space, the identity outside.
+        linear: an LU-factorised linear map after every transform.
+    """
+
+    family: str = "spline_coupling"
+    layers: int = 5
+    hidden: int = 64
+    blocks: int = 2
+    bins: int = 8
+    half_width: float = 5.0
+    linear: bool = True
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"flow family: expected one of {', '.join(FAMILIES)}, got {self.family!r}")
+        if min(self.layers, self.hidden, self.bins - 1) < 1 or self.blocks < 0 or not self.half_width > 0:
+            raise ValueError(f"flow: expected positive sizes and at least 2 bins, got {self}")
+
+
+def _coupling(
+    config: FlowConfig, real: Elementwise, periodic: tuple[bool, ...], context: int, layer: int
+) -> Transform:
+    dim = len(periodic)
+    moved = [i for i in range(dim) if (i + layer) % 2 == 0] or list(range(dim))
+    own = elementwise_for(real, CircularSpline(config.bins), [periodic[i] for i in moved])
+    phases = [i for i in range(dim) if periodic[i]]
+    return Coupling(dim, moved, context, own, config.hidden, config.blocks, phases)
+
+
+def _autoregressive(
+    config: FlowConfig, real: Elementwise, periodic: tuple[bool, ...], context: int, layer: int
+) -> Transform:
+    own = elementwise_for(real, CircularSpline(config.bins), periodic)
+    phases = tuple(i for i, flag in enumerate(periodic) if flag)
+    return MaskedAutoregressive(len(periodic), context, own, config.hidden, config.blocks, phases)
+
+
+def _spline(config: FlowConfig) -> Elementwise:
+    """An affine map in front of the spline: posteriors much narrower than the prior are zoomed into first."""
+    return Chain(Affine(), Spline(config.bins, config.half_width))
+
+
+Layer = Callable[[FlowConfig, Elementwise, tuple[bool, ...], int, int], Transform]
+FAMILIES: dict[str, tuple[Layer, Callable[[FlowConfig], Elementwise]]] = {
+    "spline_coupling": (_coupling, _spline),
+    "spline_autoregressive": (_autoregressive, _spline),
+    "realnvp": (_coupling, lambda config: Affine()),
+    "maf": (_autoregressive, lambda config: Affine()),
+}
+
+
+def build_transform(config: FlowConfig, periodic: tuple[bool, ...], context: int) -> Composite:
+    """The flow's transform from z to the base, as an nflows Transform; `context` is C."""
+    dim = len(periodic)
+    make_layer, make_elementwise = FAMILIES[config.family]
+    real = [i for i in range(dim) if not periodic[i]]
+    parts: list[Transform] = []
+    # A permuted order carries its flags along: `flags` says which columns are phases at this depth.
+    flags = tuple(periodic)
+    for layer in range(max(config.layers, 1)):
+        if make_layer is _autoregressive and layer:
+            parts.append(Permutation(range(dim)[::-1]))
+            flags = flags[::-1]
+        if config.linear and layer and len(real) > 1:
+            parts.append(LULinear(dim, [i for i in range(dim) if not flags[i]]))
+        parts.append(make_layer(config, make_elementwise(config), flags, context, layer))
+    if flags != tuple(periodic):
+        parts.append(Permutation(range(dim)[::-1]))
+    return Composite(parts)
+
+
+class ConditionalFlow(nn.Module):
+    """q(z | x): embedding, transform and base. Shapes: z (..., D), x (..., *x_shape) broadcasting against it."""
+
+    def __init__(
+        self,
+        config: FlowConfig,
+        embedding: EmbeddingConfig,
+        periodic: tuple[bool, ...],
+        x_shape: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.dim, self.periodic = len(periodic), periodic
+        self.embedding = Embedding(embedding, x_shape)
+        self.transform = build_transform(config, periodic, self.embedding.features)
+        self.register_buffer("phase", torch.tensor(periodic), persistent=False)
+
+    def base_log_prob(self, u: Tensor) -> Tensor:
+        """Standard normal per real column, uniform per phase; (..., D) -> (...)."""
+        normal = -0.5 * (u * u + math.log(2 * math.pi))
+        uniform = torch.full_like(u, -math.log(2 * math.pi))
+        return torch.where(self.phase, uniform, normal).sum(-1)
+
+    def log_prob(self, z: Tensor, x: Tensor) -> Tensor:
+        """log q(z | x), (...)."""
+        u, logdet = self.transform(z, self.embedding(x))
+        return self.base_log_prob(u) + logdet
+
+    def sample_and_log_prob(
+        self, x: Tensor, n: int, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, *x_shape) -> z (n, B, D), log q (n, B); the embedding is computed once per observation."""
+        context = self.embedding(x)
+        shape = (n, len(x), self.dim)
+        normal = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+        if any(self.periodic):
+            uniform = torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
+            normal = torch.where(self.phase, wrap((2 * uniform - 1) * math.pi), normal)
+        z, logdet = self.transform.inverse(normal, context)
+        return z, self.base_log_prob(normal) - logdet

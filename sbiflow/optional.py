@@ -1,0 +1,27 @@
+"""The one place where optional dependencies are imported: a missing one is named with its extra."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def require(module: str, extra: str) -> Any:
+    """Import and return an optional module, e.g. `require("astropy.io.fits", extra="fits")`.
+
+    Args:
+        module: dotted name of the module.
+        extra: the extra of sbiflow (pyproject.toml) that installs it.
+
+    Raises:
+        ImportError: the module is not installed; the message is the command that installs it.
+
+    >>> require("math", extra="export").sqrt(4.0)
+    2.0
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+            raise  # the module is there and one of its own imports is not: its own message is the right one
+        raise ImportError(f'{module} is not installed: run `pip install "sbiflow[{extra}]"`') from None

@@ -1,0 +1,238 @@
+"""The trained posterior: draws and densities for any observation, in physical units."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor
+
+from sbiflow.checks import as_tensor, check_count, check_finite, check_shape
+from sbiflow.embedding import EmbeddingConfig
+from sbiflow.flows import ConditionalFlow, FlowConfig
+from sbiflow.novelty import ALARM, Novelty
+from sbiflow.priors import Prior
+from sbiflow.samples import PosteriorSamples
+from sbiflow.seeding import check_seed, torch_generator
+
+MODEL_FORMAT = 1
+_CHUNK = 16_384  # draws (over all observations) per pass: bounds the memory whatever n
+_SAMPLE_KEY = 0x5A4D
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Where a model comes from and what it cost."""
+
+    simulator: str
+    simulator_version: str
+    source_hash: str
+    simulations: int
+    failed_simulations: int
+    seed: int
+    steps: int
+    validation_log_prob: float
+    training_seconds: float
+    training: dict[str, Any]
+    sbiflow_version: str
+    created: str
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(theta | x), a `Proposal`: made by `train` or `Posterior.load`.
+
+    Draws never leave the prior's support, and log q is normalised over it.
+    """
+
+    flow: ConditionalFlow
+    flow_config: FlowConfig
+    embedding_config: EmbeddingConfig
+    prior: Prior
+    x_shape: tuple[int, ...]
+    novelty: Novelty
+    info: ModelInfo
+    log: Any = None  # TrainingLog of a posterior fresh from training
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return next(self.flow.parameters()).device
+
+    def to(self, device: str) -> Posterior:
+        """Move the network; returns self."""
+        self.flow.to(device)
+        return self
+
+    def sample(self, x: Any, n: int, *, seed: int = 0) -> PosteriorSamples:
+        """Draws from q(theta | x).
+
+        Args:
+            x: one observation (*x_shape) or B of them (B, *x_shape).
+            n: draws per observation.
+            seed: the same seed gives the same draws on the same device.
+
+        Returns:
+            PosteriorSamples with theta (n, D) or (n, B, D), log q, and a warning for every observation that does not
+            look like the simulations.
+
+        Raises:
+            ValueError: x of another shape, NaN or infinite values in x, n < 1.
+        """
+        batch, single = self._observations(x)
+        check_count(n, "n")
+        generator = torch_generator(check_seed(seed), _SAMPLE_KEY, device=self.device)
+        theta, log_q = self.sample_and_log_prob(batch, n, generator)
+        return PosteriorSamples(
+            theta=theta[:, 0] if single else theta,
+            log_q=log_q[:, 0] if single else log_q,
+            x=batch[0] if single else batch,
+            prior=self.prior,
+            seed=seed,
+            source=f"{self.flow_config.family} flow trained on {self.info.simulations} simulations",
+            warnings=self._warnings(batch),
+        )
+
+    @torch.no_grad()
+    def sample_and_log_prob(
+        self, x: Tensor, n: int, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, *x_shape) -> theta (n, B, D) and log q (n, B), float64 on the CPU."""
+        inputs = x.to(self.device, torch.float32)
+        rows = max(_CHUNK // len(x), 1)
+        parts = []
+        for start in range(0, n, rows):
+            z, log_q = self.flow.sample_and_log_prob(inputs, min(rows, n - start), generator)
+            theta, log_jacobian = self.prior.constrain(z.cpu().double())
+            parts.append((theta, log_q.cpu().double() - log_jacobian))
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    @torch.no_grad()
+    def log_prob(self, theta: Any, x: Any) -> Tensor:
+        """Normalised log q(theta | x) [nats, per physical units]; -inf outside the prior's support.
+
+        Args:
+            theta: (n, D).
+            x: one observation (*x_shape) for all rows, or one per row (n, *x_shape).
+        """
+        theta = as_tensor(theta, "theta", torch.float64)
+        check_shape(theta, "theta", ("n", self.prior.dim))
+        batch, single = self._observations(x)
+        if not single and len(batch) != len(theta):
+            raise ValueError(f"x: expected one observation or {len(theta)}, one per theta, got {len(batch)}")
+        inside = self.prior.inside(theta)
+        result = torch.full((len(theta),), -math.inf, dtype=torch.float64)
+        z, log_jacobian = self.prior.unconstrain(theta[inside])
+        inputs = batch.to(self.device, torch.float32)
+        inputs = inputs if single else inputs[inside.to(inputs.device)]
+        parts = []
+        for start in range(0, len(z), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            own = inputs if single else inputs[rows]
+            parts.append(self.flow.log_prob(z[rows].to(self.device, torch.float32), own).cpu().double())
+        if parts:
+            result[inside] = torch.cat(parts) + log_jacobian
+        return result
+
+    def novelty_p_value(self, x: Any) -> Tensor:
+        """p-value that x looks like a simulated observation, (B,) (see `sbiflow.novelty`)."""
+        return self.novelty.p_value(self._observations(x)[0])
+
+    def save(self, folder: str | Path) -> None:
+        """Write model.safetensors, config.json and the training log; no pickle. Replaces a model of the same path."""
+        target = Path(folder)
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        tensors = {f"flow.{name}": value for name, value in self.flow.state_dict().items()}
+        tensors |= {f"novelty.{name}": value for name, value in self.novelty.state_dict().items()}
+        save_file(
+            {name: value.cpu().contiguous() for name, value in tensors.items()}, partial / "model.safetensors"
+        )
+        config = {
+            "format_version": MODEL_FORMAT, "prior": self.prior.spec(), "x_shape": list(self.x_shape),
+            "flow": asdict(self.flow_config), "embedding": asdict(self.embedding_config), "info": asdict(self.info),
+            "novelty": [*self.novelty.whiten.shape, len(self.novelty.null)],
+        }  # fmt: skip
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        if self.log is not None:
+            self.log.save(partial)
+        target.mkdir(
+            parents=True, exist_ok=True
+        )  # a checkpoint may live here: replace file by file, config last
+        for name in ("training.csv", "training.png", "model.safetensors", "config.json"):
+            if (partial / name).exists():
+                (partial / name).replace(target / name)
+        shutil.rmtree(partial)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> Posterior:
+        """A saved posterior.
+
+        Raises:
+            ValueError: no model there, an unreadable one, or one of another format version.
+        """
+        config, tensors = _read_model(Path(folder))
+        if config.get("format_version") != MODEL_FORMAT:
+            found = config.get("format_version")
+            raise ValueError(
+                f"{folder}: expected model format {MODEL_FORMAT}, got {found}: update sbiflow or retrain"
+            )
+        flow_config, embedding = FlowConfig(**config["flow"]), EmbeddingConfig(**config["embedding"])
+        prior, x_shape = Prior.from_spec(config["prior"]), tuple(config["x_shape"])
+        flow = ConditionalFlow(flow_config, embedding, tuple(prior.periodic.tolist()), x_shape)
+        novelty = Novelty(*config["novelty"])
+        try:
+            flow.load_state_dict(_part(tensors, "flow."))
+            novelty.load_state_dict(_part(tensors, "novelty."))
+        except RuntimeError as error:
+            raise ValueError(f"{folder}: weights do not fit config.json: {error}") from None
+        return cls(
+            flow.to(device).eval(),
+            flow_config,
+            embedding,
+            prior,
+            x_shape,
+            novelty,
+            ModelInfo(**config["info"]),
+        )
+
+    def _observations(self, x: Any) -> tuple[Tensor, bool]:
+        """(B, *x_shape) float64 and whether one observation was given."""
+        x = as_tensor(x, "x", torch.float64)
+        single = x.ndim == len(self.x_shape)
+        check_shape(x, "x", self.x_shape if single else ("B", *self.x_shape))
+        check_finite(x, "x")
+        return (x[None] if single else x), single
+
+    def _warnings(self, batch: Tensor) -> tuple[str, ...]:
+        p = self.novelty.p_value(batch)
+        strange = (p < ALARM).nonzero().flatten().tolist()
+        if not strange:
+            return ()
+        which = "the observation" if len(batch) == 1 else f"{len(strange)} of {len(batch)} observations"
+        return (
+            f"{which} (index {strange[:10]}) unlike the simulations (p = {float(p.min()):.1e}): the model may be "
+            "misspecified there, and the network was not trained for such data",
+        )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder}: expected a model made by `sbiflow train`, got no {name} there")
+    try:
+        return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    except (json.JSONDecodeError, SafetensorError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder}: expected a readable model, got {error}") from None

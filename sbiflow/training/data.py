@@ -1,0 +1,64 @@
+"""Whole arrays on the device; every random choice is a function of (seed, what, step), so a restart needs no state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sbiflow.priors import Prior
+from sbiflow.seeding import torch_generator
+from sbiflow.store import Store
+
+SPLIT, ORDER, NOISE, VALIDATION_NOISE = range(4)  # keys of the random streams
+_MAX_VALIDATION = 10_000
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Base-space parameters z (n, D) and signals (n, *x_shape), float32 on the device, split once by the seed."""
+
+    z: Tensor
+    signal: Tensor
+    z_validation: Tensor
+    signal_validation: Tensor
+    rows: Tensor  # original row of each training row, for error messages
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def indices(self, step: int, batch: int) -> Tensor:
+        """Rows of one batch: consecutive slices of a fresh permutation per epoch; the incomplete last is left out."""
+        size = min(batch, len(self))
+        per_epoch = len(self) // size
+        epoch, position = divmod(step, per_epoch)
+        return _order(self.seed, epoch, len(self))[position * size : (position + 1) * size].to(self.z.device)
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, rows: int) -> Tensor:
+    return torch.randperm(rows, generator=torch_generator(seed, ORDER, epoch))
+
+
+def load_training_data(
+    store: Store, prior: Prior, validation: float, seed: int, device: torch.device
+) -> TrainingData:
+    """Read the valid rows of a store, transform the parameters, split and move to the device.
+
+    Raises:
+        ValueError: fewer than 20 valid rows, or non-finite signals.
+    """
+    theta, signal = torch.from_numpy(store.theta()), torch.from_numpy(store.signal())
+    if len(theta) < 20:
+        raise ValueError(f"store: expected at least 20 valid rows to train on, got {len(theta)}")
+    z = prior.unconstrain(theta)[0].float()
+    order = torch.randperm(len(z), generator=torch_generator(seed, SPLIT))
+    held_out = min(max(int(validation * len(z)), 1), _MAX_VALIDATION)
+    valid, rows = order[:held_out], order[held_out:].sort().values
+    signal = signal.float()
+    return TrainingData(
+        z[rows].to(device), signal[rows].to(device), z[valid].to(device), signal[valid].to(device), rows, seed
+    )

@@ -1,0 +1,84 @@
+"""Masked autoregressive transforms: y_i = f(x_i; parameters from x_<i and the context).
+
+With `Affine` this is MAF (Papamakarios et al. 2017, arXiv 1705.07057), with `Spline` the autoregressive neural
+spline flow (arXiv 1906.04032). The density takes one network pass; so does the inverse, because hidden units are
+sorted by degree and each is computed once (`networks.Incremental`).
+"""
+
+from __future__ import annotations
+
+import torch
+from nflows.transforms.base import Transform
+from torch import Tensor
+
+from sbiflow.transforms.elementwise import Elementwise, column_map
+from sbiflow.transforms.networks import Incremental, MaskedNet, phase_features
+
+
+class MaskedAutoregressive(Transform):
+    """An elementwise map with an autoregressive conditioner, in the order of the columns.
+
+    Args:
+        dim: D.
+        context: C, number of context features; 0 for none.
+        elementwise: the map; built for D columns.
+        periodic: columns that are phases, read as cosine and sine by the conditioner.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        context: int,
+        elementwise: Elementwise,
+        hidden: int,
+        blocks: int,
+        periodic: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.elementwise = elementwise
+        widths = [2 if i in periodic else 1 for i in range(dim)]
+        self.net = MaskedNet(widths, elementwise.size, context, hidden, blocks)
+        self.periodic = periodic
+        self.register_buffer("phase_columns", torch.as_tensor(periodic, dtype=torch.long), persistent=False)
+        starts = [sum(widths[:i]) for i in range(dim)]
+        layout = [0] * sum(
+            widths
+        )  # phase_features appends the sines; the masks want them beside their cosines
+        for i, start in enumerate(starts):
+            layout[start] = i
+            if i in periodic:
+                layout[start + 1] = dim + periodic.index(i)
+        self.register_buffer("layout", torch.as_tensor(layout, dtype=torch.long), persistent=False)
+
+    def _features(self, inputs: Tensor) -> Tensor:
+        if not self.periodic:
+            return inputs
+        return phase_features(inputs, self.phase_columns).index_select(-1, self.layout)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        outputs, logdet = self.elementwise(inputs, self.net(self._features(inputs), context))
+        return outputs, logdet.sum(-1)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            return self._inverse_with_gradient(inputs, context)
+        steps = Incremental(self.net, inputs, context)
+        columns, logdet, features = [], torch.zeros_like(inputs[..., 0]), None
+        for d in range(inputs.shape[-1]):
+            value, own = column_map(self.elementwise, d)(
+                inputs[..., d], steps.step(d, features), inverse=True
+            )
+            columns.append(value)
+            logdet = logdet + own
+            value = value[..., None]
+            features = torch.cat([torch.cos(value), torch.sin(value)], -1) if d in self.periodic else value
+        return torch.stack(columns, -1), logdet
+
+    def _inverse_with_gradient(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """D network passes, none of them in place, so that autograd can follow."""
+        outputs = torch.zeros_like(inputs)
+        for d in range(inputs.shape[-1]):
+            params = self.net(self._features(outputs), context)
+            values, logdet = self.elementwise(inputs, params, inverse=True)
+            outputs = torch.cat([outputs[..., :d], values[..., d : d + 1], outputs[..., d + 1 :]], -1)
+        return outputs, logdet.sum(-1)

@@ -1,0 +1,30 @@
+"""Transforms in sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nflows.transforms.base import Transform
+from torch import Tensor, nn
+
+
+class Composite(Transform):
+    """Apply transforms one after another; unlike nflows' own, for any leading shape (..., D)."""
+
+    def __init__(self, transforms: Iterable[Transform]) -> None:
+        super().__init__()
+        self.transforms = nn.ModuleList(transforms)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        total = inputs.new_zeros(inputs.shape[:-1])
+        for transform in self.transforms:
+            inputs, logdet = transform(inputs, context)
+            total = total + logdet
+        return inputs, total
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        total = inputs.new_zeros(inputs.shape[:-1])
+        for transform in reversed(self.transforms):
+            inputs, logdet = transform.inverse(inputs, context)
+            total = total + logdet
+        return inputs, total

@@ -1,0 +1,168 @@
+"""Elementwise monotone maps whose parameters a conditioner network supplies: the argument of couplings and
+autoregressive transforms.
+
+Each is a frozen dataclass with `size` (parameters per dimension), `init_scale` and
+`__call__(inputs (..., d), params (..., d, size), inverse) -> (outputs, elementwise log-derivative)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sbiflow.transforms.bounded import wrap
+from sbiflow.transforms.splines import rational_quadratic, slopes
+
+
+class Elementwise(Protocol):
+    """What a coupling or an autoregressive transform needs to know of its elementwise map."""
+
+    @property
+    def size(self) -> int: ...
+
+    def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]: ...
+
+
+def soft_clamp(value: Tensor, limit: float) -> Tensor:
+    """The identity near zero, bounded by ±limit: value / (1 + |value| / limit)."""
+    return value / (1 + value.abs() / limit)
+
+
+@dataclass(frozen=True)
+class Additive:
+    """y = x + t: NICE (Dinh et al. 2014, arXiv 1410.8516)."""
+
+    size: int = 1
+
+    def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        shift = params[..., 0]
+        return inputs - shift if inverse else inputs + shift, torch.zeros_like(inputs)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = x exp(s) + t with |s| < limit: RealNVP and MAF (arXiv 1605.08803, 1705.07057)."""
+
+    limit: float = 5.0
+    size: int = 2
+
+    def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        shift, log_scale = params[..., 0], soft_clamp(params[..., 1], self.limit)
+        if inverse:
+            return (inputs - shift) * torch.exp(-log_scale), -log_scale
+        return inputs * torch.exp(log_scale) + shift, log_scale
+
+
+@dataclass(frozen=True)
+class Spline:
+    """Rational-quadratic spline on [-half_width, half_width] with linear tails (arXiv 1906.04032)."""
+
+    bins: int = 8
+    half_width: float = 5.0
+
+    @property
+    def size(self) -> int:
+        return 3 * self.bins - 1
+
+    def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        sizes, inner = params.split([2 * self.bins, self.bins - 1], -1)
+        slope = pad(slopes(inner), (1, 1), value=1.0)
+        raw = sizes.unflatten(-1, (2, self.bins))
+        return rational_quadratic(inputs, raw, slope, self.half_width, inverse)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One elementwise map after another."""
+
+    first: Elementwise
+    second: Elementwise
+
+    @property
+    def size(self) -> int:
+        return self.first.size + self.second.size
+
+    def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        stages = list(
+            zip((self.first, self.second), params.split([self.first.size, self.second.size], -1), strict=True)
+        )
+        total = torch.zeros_like(inputs)
+        for stage, own in reversed(stages) if inverse else stages:
+            inputs, logdet = stage(inputs, own, inverse)
+            total = total + logdet
+        return inputs, total
+
+
+@dataclass(frozen=True)
+class CircularSpline:
+    """Shift and spline on the circle [-π, π), with equal slopes at the seam (Rezende et al. 2020, arXiv 2002.02428)."""
+
+    bins: int = 8
+
+    @property
+    def size(self) -> int:
+        return 3 * self.bins + 1
+
+    def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        sizes, raw_slope, shift = params.split([2 * self.bins, self.bins, 1], -1)
+        slope = slopes(torch.cat([raw_slope, raw_slope[..., :1]], -1))
+        raw = sizes.unflatten(-1, (2, self.bins))
+        if inverse:
+            outputs, logdet = rational_quadratic(wrap(inputs), raw, slope, math.pi, inverse=True)
+            return wrap(outputs - shift[..., 0]), logdet
+        return rational_quadratic(wrap(inputs + shift[..., 0]), raw, slope, math.pi)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """One map for real columns and another for periodic ones (phases in [-π, π))."""
+
+    real: Elementwise
+    circular: Elementwise
+    periodic: tuple[bool, ...]
+
+    @property
+    def size(self) -> int:
+        return max(self.real.size, self.circular.size)
+
+    def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        columns = [
+            column_map(self, i)(inputs[..., i], params[..., i, :], inverse) for i in range(len(self.periodic))
+        ]
+        outputs, logdets = zip(*columns, strict=True)
+        return torch.stack(outputs, -1), torch.stack(logdets, -1)
+
+
+def column_map(elementwise: Elementwise, column: int) -> Elementwise:
+    """The map of one column, which ignores parameters beyond its own size."""
+    if not isinstance(elementwise, Mixed):
+        return elementwise
+    own = elementwise.circular if elementwise.periodic[column] else elementwise.real
+    return Leading(own)
+
+
+@dataclass(frozen=True)
+class Leading:
+    """A map that takes the first of a longer list of parameters."""
+
+    own: Elementwise
+
+    @property
+    def size(self) -> int:
+        return self.own.size
+
+    def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        return self.own(inputs, params[..., : self.own.size], inverse)
+
+
+def elementwise_for(real: Elementwise, circular: Elementwise, periodic: Sequence[bool]) -> Elementwise:
+    """`real` where no column is periodic, `circular` where all are, else both."""
+    if not any(periodic):
+        return real
+    return circular if all(periodic) else Mixed(real, circular, tuple(periodic))

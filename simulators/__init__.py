@@ -1,0 +1,1 @@
+"""The physics: one module per simulator, importing sbiflow's contracts, checks and priors only."""
