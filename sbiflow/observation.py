@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,11 +131,12 @@ def _choose(names: list[str], wanted: str | None, path: Path) -> str:
 def _read_fits(path: Path, dataset: str | None) -> np.ndarray:
     fits = require("astropy.io.fits", extra="fits")
     try:
-        with fits.open(path, memmap=False) as units:
+        with warnings.catch_warnings(), fits.open(io.BytesIO(path.read_bytes())) as units:
+            warnings.filterwarnings("error", message=".*truncated")  # astropy would only warn
             names = [unit.name or str(number) for number, unit in enumerate(units)]
             filled = [number for number, unit in enumerate(units) if unit.data is not None]
             return np.array(units[_extension(names, filled, dataset, path)].data)
-    except (OSError, TypeError) as error:  # astropy reports a truncated file by either
+    except (OSError, TypeError, UserWarning) as error:  # astropy reports a truncated file by any of them
         raise ValueError(f"{path}: expected a complete FITS file, got {error}") from None
 
 

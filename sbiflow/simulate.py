@@ -81,13 +81,20 @@ def simulate(
         KeyboardInterrupt: Ctrl-C, after what is finished has been written.
     """
     _check_arguments(simulator, n, executor, block, timeout)
-    store = _open_or_create(simulator, n, Path(path), check_seed(seed), block, dtype)
+    path = Path(path)
+    is_new = not path.exists()
+    store = _open_or_create(simulator, n, path, check_seed(seed), block, dtype)
     tasks = [
         BlockTask(start, min(start + store.meta.block, n), seed, THETA_KEY, ROW_KEY, store.dtype, timeout)
         for start in _pending_blocks(store)
     ]
-    if tasks:
-        _fill(store, simulator, tasks, executor, progress)
+    try:
+        if tasks:
+            _fill(store, simulator, tasks, executor, progress)
+    except Exception:
+        if is_new and not store.n_done:
+            path.unlink()  # an empty store would only refuse the simulator once its error is put right
+        raise
     _report(store)
     return store
 

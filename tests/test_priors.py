@@ -13,7 +13,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -242,6 +242,17 @@ def test_extreme_z_stays_inside_with_finite_gradients(marginal: Marginal, dtype:
 
 
 @pytest.mark.parametrize("marginal", MARGINALS, ids=str)
+def test_results_stay_on_the_device(marginal: Marginal) -> None:
+    """The meta device refuses what a GPU would: a tensor left on the CPU."""
+    prior, z = Prior(marginal), torch.zeros(5, 1, device="meta")
+    theta, log_slope = prior.constrain(z)
+    assert theta.device.type == log_slope.device.type == prior.log_prob(theta).device.type == "meta"
+    assert (
+        marginal._to_base(theta[:, 0]).device.type == marginal.from_uniform(theta[:, 0]).device.type == "meta"
+    )
+
+
+@pytest.mark.parametrize("marginal", MARGINALS, ids=str)
 def test_prior_plus_jacobian_is_the_base(marginal: Marginal) -> None:
     prior = Prior(marginal)
     z = torch.linspace(-40.0, 40.0, 81, dtype=torch.float64).unsqueeze(-1)
@@ -353,6 +364,8 @@ def marginals(draw: st.DrawFn) -> Marginal:
     )
 
 
+@example(TruncatedNormal("x", 0.1, 1.0, 0.0, 1.0), [0.0])
+@example(TruncatedNormal("x", 0.0, 1 / 38, 0.0, 1.0), [38.0])
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(marginals(), st.lists(st.one_of(st.floats(-40, 40), st.floats(-1e4, 1e4)), min_size=1, max_size=8))
 def test_any_prior_any_z(marginal: Marginal, values: list[float]) -> None:

@@ -434,6 +434,7 @@ def test_a_signal_of_the_wrong_shape_stops_the_run(tmp_path):
 
     with pytest.raises(ValueError, match=r"signal: expected shape \(5, 4\), got \(5, 3\)"):
         run(Wrong(), 5, tmp_path / "s.h5")
+    assert not (tmp_path / "s.h5").exists()  # nothing was simulated: nothing is in the way of the next try
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sbiflow.calibration.moves import EllipticMove
 from sbiflow.calibration.space import ChainSpace, ChainTarget
 
 _KEY = 7301
+_MEMBERS = 400  # of the annealed population, at least
 _BURN = 400  # steps, after annealing
 _WIDEN = 1.5  # the ensemble starts this many times wider than the annealed population
 _START_WIDTH = 3.0  # width of the start density around supplied draws, in their standard deviations
@@ -65,24 +66,29 @@ def _move_strays(chain: np.ndarray, logs: np.ndarray, rng: np.random.Generator) 
     return last, int(stray.sum())
 
 
-def begin(
-    target: ChainTarget, start: Tensor | None, walkers: int, seed: int, which: int, progress: Progress
-) -> tuple[emcee.EnsembleSampler, np.ndarray, int]:
-    """Annealed, dispersed and burnt-in ensemble: its sampler (reset), its positions and the strays moved."""
-    rng = np.random.default_rng(np.random.SeedSequence([seed, _KEY, which]))
-    task = progress.add_task(f"annealing ensemble {which + 1}", total=1.0)
-    draws, log_start = _start_density(target.space, start, rng, max(1000, 6 * walkers))
-    population = anneal(log_start, target, draws, rng, lambda beta: progress.update(task, completed=beta))
+def _sampler(target: ChainTarget, walkers: int, sample: np.ndarray) -> emcee.EnsembleSampler:
+    """A sampler with a mixture of global and local moves; `sample` (m, E) shapes the global one."""
     moves = [
-        (EllipticMove(), 0.5),
+        (EllipticMove(sample), 0.5),
         (emcee.moves.DEMove(), 0.3),
         (emcee.moves.DEMove(gamma0=1.0), 0.1),  # hops between separate modes
         (emcee.moves.StretchMove(), 0.1),
     ]  # not DESnookerMove: in emcee 3.1.6 it makes an 8-D standard normal 23 % too narrow in variance
-    sampler = emcee.EnsembleSampler(walkers, target.space.dim, target, moves=moves, vectorize=True)
-    state = np.random.RandomState(rng.integers(2**32)).get_state()
-    first = emcee.State(_dispersed_walkers(population, walkers, rng), random_state=state)
-    sampler.run_mcmc(first, _BURN)
-    last, strays = _move_strays(sampler.get_chain(), sampler.get_log_prob(), rng)
-    sampler.reset()
-    return sampler, last, strays
+    return emcee.EnsembleSampler(walkers, target.space.dim, target, moves=moves, vectorize=True)
+
+
+def begin(
+    target: ChainTarget, start: Tensor | None, walkers: int, seed: int, which: int, progress: Progress
+) -> tuple[emcee.EnsembleSampler, emcee.State, int]:
+    """Annealed, dispersed and burnt-in ensemble: a fresh sampler, its state, and how many strays were moved."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, _KEY, which]))
+    task = progress.add_task(f"annealing ensemble {which + 1}", total=1.0)
+    draws, log_start = _start_density(target.space, start, rng, max(_MEMBERS, 6 * walkers))
+    population = anneal(log_start, target, draws, rng, lambda beta: progress.update(task, completed=beta))
+    burn = _sampler(target, walkers, population.y)
+    random_state = np.random.RandomState(rng.integers(2**32)).get_state()
+    burn.run_mcmc(emcee.State(_dispersed_walkers(population, walkers, rng), random_state=random_state), _BURN)
+    last, strays = _move_strays(burn.get_chain(), burn.get_log_prob(), rng)
+    settled = burn.get_chain(discard=_BURN // 2, flat=True)
+    sampler = _sampler(target, walkers, settled)
+    return sampler, emcee.State(last, random_state=burn.random_state), strays

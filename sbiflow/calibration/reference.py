@@ -170,7 +170,7 @@ def emcee_reference(
         seed: the same seed gives the same chain.
         start: draws (n, D) of an approximate posterior, n > 10 D: shortens the annealing, which then begins
             three times wider than they are. Without, it begins at the prior.
-        walkers: per ensemble, even; by default 14 per dimension and at least 100.
+        walkers: per ensemble, even; by default 4 per dimension and at least 40.
         max_steps: per ensemble, burn-in excluded.
         progress: show a progress bar.
 
@@ -188,7 +188,7 @@ def emcee_reference(
         check_shape(start, "start", ("n", prior.dim))
         check_count(len(start), "number of start draws", 10 * prior.dim + 1)
     if walkers is None:
-        walkers = max(14 * space.dim, 100)
+        walkers = max(4 * space.dim, 40)
     if check_count(walkers, "walkers", 2 * space.dim + 2) % 2:
         raise ValueError(f"walkers: expected an even number, got {walkers}")
 

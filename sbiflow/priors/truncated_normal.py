@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbiflow.transforms.bounded import normal_tails, probit_from_tails
+from sbiflow.transforms.bounded import probit_from_tails
 
 _ROOT_HALF_PI = math.sqrt(0.5 * math.pi)
 _NODES, _WEIGHTS = (tuple(map(float, values)) for values in np.polynomial.legendre.leggauss(12))
@@ -84,14 +84,12 @@ def _start(cdf: Tensor, sf: Tensor, a: float, b: float) -> Tensor:
     """y with the given tails, to absolute accuracy."""
     if b <= -_FAR:
         return -_start(sf, cdf, -b, -a)
-    edges = torch.tensor(_finite(a, b), dtype=torch.float64)
     if a < _FAR:
-        below, above = (float(tail[i]) for i, tail in zip((0, 1), normal_tails(edges), strict=True))
-        below, above = (below if math.isfinite(a) else 0.0), (above if math.isfinite(b) else 0.0)
+        below, above = 0.5 * math.erfc(-a / math.sqrt(2.0)), 0.5 * math.erfc(b / math.sqrt(2.0))
         total = total_mass(a, b) * math.exp(-0.5 * nearest_to_zero(a, b) ** 2) / math.sqrt(2.0 * math.pi)
         return probit_from_tails(below + total * cdf, above + total * sf)
     # far out: exp((a^2 - y^2) / 2) mills(y) = tail, by Newton in log tail, which is nearly linear in y^2
-    mills_a, mills_b = (float(value) for value in _mills(edges))
+    mills_a, mills_b = _mills(torch.tensor([a, b], dtype=torch.float64)).tolist()
     beyond = math.exp(-0.5 * (b - a) * (b + a)) * mills_b
     log_tail = torch.log(total_mass(a, b) * sf + beyond)
     y = torch.sqrt((a * a + 2.0 * (math.log(mills_a) - log_tail)).clamp(min=a * a))
