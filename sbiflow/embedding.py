@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+_FARTHEST = 1e6  # standard deviations
 KINDS = ("residual", "mlp", "cnn", "none")
 
 
@@ -64,7 +65,8 @@ class Standardize(nn.Module):
         self.scale.copy_(torch.where(constant, torch.ones_like(deviation), deviation))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.scale
+        # No simulation is a million deviations out; an observation there must not overflow and become NaN draws.
+        return ((x - self.mean) / self.scale).clamp(-_FARTHEST, _FARTHEST)
 
 
 class ResidualPerceptron(nn.Module):
@@ -112,7 +114,7 @@ class Convolutional(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         lead = x.shape[:-2]
         hidden = self.layers(x.reshape(-1, *x.shape[-2:])).flatten(1)
-        return self.head(hidden).reshape(*lead, -1)
+        return self.head(hidden).reshape(*lead, self.head[-1].out_features)
 
 
 class Embedding(nn.Module):
@@ -144,13 +146,15 @@ class Embedding(nn.Module):
         """Fit the standardiser on noisy x and the projection on noise-free signals, both (n, *x_shape)."""
         self.standardize.fit(x)
         if self.project is not None:
-            clean = self.standardize(signal).flatten(1)
-            noisy = self.standardize(x).flatten(1)
-            _, _, right = torch.linalg.svd((clean - clean.mean(0)).double(), full_matrices=False)
-            basis = torch.zeros(self.project.out_features, clean.shape[1], dtype=torch.float64)
+            clean = self.standardize(signal).reshape(len(signal), -1).double()
+            noisy = self.standardize(x).reshape(len(x), -1).double()
+            _, _, right = torch.linalg.svd(clean - clean.mean(0), full_matrices=False)
+            basis = clean.new_zeros(self.project.weight.shape)
             count = min(len(basis), len(right))
             basis[:count] = right[:count]
-            spread = (noisy.double() @ basis.T).std(0).clamp(min=1e-6)
+            spread = (noisy @ basis.T).std(0)
+            # a direction that does not vary, such as a constant feature's, keeps scale 1 as in Standardize
+            spread = torch.where(spread > 1e-6 * spread.max(), spread, torch.ones_like(spread))
             with torch.no_grad():
                 self.project.weight.copy_(basis / spread[:, None])
                 self.project.bias.zero_()

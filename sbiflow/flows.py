@@ -22,6 +22,7 @@ from sbiflow.transforms.composite import Composite
 from sbiflow.transforms.coupling import Coupling
 from sbiflow.transforms.elementwise import Affine, Chain, CircularSpline, Elementwise, Spline, elementwise_for
 from sbiflow.transforms.linear import LULinear, Permutation
+from sbiflow.transforms.splines import MIN_BIN
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,12 @@ class FlowConfig:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"flow family: expected one of {', '.join(FAMILIES)}, got {self.family!r}")
-        if min(self.layers, self.hidden, self.bins - 1) < 1 or self.blocks < 0 or not self.half_width > 0:
-            raise ValueError(f"flow: expected positive sizes and at least 2 bins, got {self}")
+        if min(self.layers, self.hidden) < 1 or self.blocks < 0 or not 0 < self.half_width < math.inf:
+            raise ValueError(f"flow: expected positive sizes, got {self}")
+        if not 2 <= self.bins < 1 / MIN_BIN:
+            raise ValueError(
+                f"flow: expected at least 2 bins and fewer than {1 / MIN_BIN:.0f}, got {self.bins}"
+            )
 
 
 def _coupling(
@@ -85,14 +90,22 @@ FAMILIES: dict[str, tuple[Layer, Callable[[FlowConfig], Elementwise]]] = {
 
 
 def build_transform(config: FlowConfig, periodic: tuple[bool, ...], context: int) -> Composite:
-    """The flow's transform from z to the base, as an nflows Transform; `context` is C."""
+    """The flow's transform from z to the base, as an nflows Transform; `context` is C.
+
+    Raises:
+        ValueError: a single coupling layer for more than one column, half of which it would leave as the prior.
+    """
     dim = len(periodic)
     make_layer, make_elementwise = FAMILIES[config.family]
+    if make_layer is _coupling and config.layers < min(dim, 2):
+        raise ValueError(
+            f"{config.family}: expected at least 2 layers for {dim} parameters, got {config.layers}"
+        )
     real = [i for i in range(dim) if not periodic[i]]
     parts: list[Transform] = []
     # A permuted order carries its flags along: `flags` says which columns are phases at this depth.
     flags = tuple(periodic)
-    for layer in range(max(config.layers, 1)):
+    for layer in range(config.layers):
         if make_layer is _autoregressive and layer:
             parts.append(Permutation(range(dim)[::-1]))
             flags = flags[::-1]
@@ -106,6 +119,8 @@ def build_transform(config: FlowConfig, periodic: tuple[bool, ...], context: int
 
 class ConditionalFlow(nn.Module):
     """q(z | x): embedding, transform and base. Shapes: z (..., D), x (..., *x_shape) broadcasting against it."""
+
+    phase: Tensor
 
     def __init__(
         self,

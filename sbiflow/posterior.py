@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
 from sbiflow.checks import as_tensor, check_count, check_finite, check_shape
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.flows import ConditionalFlow, FlowConfig
-from sbiflow.novelty import ALARM, Novelty
+from sbiflow.model_file import part, read_model, write_model
+from sbiflow.novelty import Novelty
 from sbiflow.priors import Prior
 from sbiflow.samples import PosteriorSamples
 from sbiflow.seeding import check_seed, torch_generator
 
-MODEL_FORMAT = 1
 _CHUNK = 16_384  # draws (over all observations) per pass: bounds the memory whatever n
 _SAMPLE_KEY = 0x5A4D
 
@@ -104,15 +100,31 @@ class Posterior:
     def sample_and_log_prob(
         self, x: Tensor, n: int, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x (B, *x_shape) -> theta (n, B, D) and log q (n, B), float64 on the CPU."""
-        inputs = x.to(self.device, torch.float32)
+        """x (B, *x_shape) -> theta (n, B, D) and log q (n, B), float64 on the CPU.
+
+        Raises:
+            ValueError: an observation so far from the simulations that the network's numbers overflow.
+        """
+        blocks = [self._draw(block, n, generator) for block in x.to(self.device, torch.float32).split(_CHUNK)]
+        theta, log_q = (torch.cat(parts, 1) for parts in zip(*blocks, strict=True))
+        bad = ~(torch.isfinite(theta).all(-1) & torch.isfinite(log_q)).all(0)
+        if bool(bad.any()):
+            index = bad.nonzero().flatten().tolist()
+            raise ValueError(
+                f"x: expected observations that look like the simulations, got {len(index)} so far away that the "
+                f"network overflows (index {index[:10]})"
+            )
+        return theta, log_q
+
+    def _draw(self, x: Tensor, n: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """At most `_CHUNK` observations, at most about as many draws per pass."""
         rows = max(_CHUNK // len(x), 1)
         parts = []
         for start in range(0, n, rows):
-            z, log_q = self.flow.sample_and_log_prob(inputs, min(rows, n - start), generator)
+            z, log_q = self.flow.sample_and_log_prob(x, min(rows, n - start), generator)
             theta, log_jacobian = self.prior.constrain(z.cpu().double())
             parts.append((theta, log_q.cpu().double() - log_jacobian))
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return torch.cat([theta for theta, _ in parts]), torch.cat([log_q for _, log_q in parts])
 
     @torch.no_grad()
     def log_prob(self, theta: Any, x: Any) -> Tensor:
@@ -121,9 +133,13 @@ class Posterior:
         Args:
             theta: (n, D).
             x: one observation (*x_shape) for all rows, or one per row (n, *x_shape).
+
+        Raises:
+            ValueError: theta or x of another shape, NaN or infinite.
         """
         theta = as_tensor(theta, "theta", torch.float64)
         check_shape(theta, "theta", ("n", self.prior.dim))
+        check_finite(theta, "theta")
         batch, single = self._observations(x)
         if not single and len(batch) != len(theta):
             raise ValueError(f"x: expected one observation or {len(theta)}, one per theta, got {len(batch)}")
@@ -147,30 +163,13 @@ class Posterior:
 
     def save(self, folder: str | Path) -> None:
         """Write model.safetensors, config.json and the training log; no pickle. Replaces a model of the same path."""
-        target = Path(folder)
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         tensors = {f"flow.{name}": value for name, value in self.flow.state_dict().items()}
         tensors |= {f"novelty.{name}": value for name, value in self.novelty.state_dict().items()}
-        save_file(
-            {name: value.cpu().contiguous() for name, value in tensors.items()}, partial / "model.safetensors"
-        )
         config = {
-            "format_version": MODEL_FORMAT, "prior": self.prior.spec(), "x_shape": list(self.x_shape),
-            "flow": asdict(self.flow_config), "embedding": asdict(self.embedding_config), "info": asdict(self.info),
-            "novelty": [*self.novelty.whiten.shape, len(self.novelty.null)],
+            "prior": self.prior.spec(), "x_shape": list(self.x_shape), "flow": asdict(self.flow_config),
+            "embedding": asdict(self.embedding_config), "novelty": self.novelty.sizes, "info": asdict(self.info),
         }  # fmt: skip
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        if self.log is not None:
-            self.log.save(partial)
-        target.mkdir(
-            parents=True, exist_ok=True
-        )  # a checkpoint may live here: replace file by file, config last
-        for name in ("training.csv", "training.png", "model.safetensors", "config.json"):
-            if (partial / name).exists():
-                (partial / name).replace(target / name)
-        shutil.rmtree(partial)
+        write_model(Path(folder), config, tensors, self.log.save if self.log is not None else None)
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> Posterior:
@@ -179,42 +178,33 @@ class Posterior:
         Raises:
             ValueError: no model there, an unreadable one, or one of another format version.
         """
-        config, tensors = _read_model(Path(folder))
-        if config.get("format_version") != MODEL_FORMAT:
-            found = config.get("format_version")
-            raise ValueError(
-                f"{folder}: expected model format {MODEL_FORMAT}, got {found}: update sbiflow or retrain"
-            )
-        flow_config, embedding = FlowConfig(**config["flow"]), EmbeddingConfig(**config["embedding"])
-        prior, x_shape = Prior.from_spec(config["prior"]), tuple(config["x_shape"])
-        flow = ConditionalFlow(flow_config, embedding, tuple(prior.periodic.tolist()), x_shape)
-        novelty = Novelty(*config["novelty"])
+        config, tensors = read_model(Path(folder))
         try:
-            flow.load_state_dict(_part(tensors, "flow."))
-            novelty.load_state_dict(_part(tensors, "novelty."))
-        except RuntimeError as error:
-            raise ValueError(f"{folder}: weights do not fit config.json: {error}") from None
-        return cls(
-            flow.to(device).eval(),
-            flow_config,
-            embedding,
-            prior,
-            x_shape,
-            novelty,
-            ModelInfo(**config["info"]),
-        )
+            flow_config, embedding = FlowConfig(**config["flow"]), EmbeddingConfig(**config["embedding"])
+            prior, x_shape = Prior.from_spec(config["prior"]), tuple(config["x_shape"])
+            info, novelty = ModelInfo(**config["info"]), Novelty(*config["novelty"])
+            flow = ConditionalFlow(flow_config, embedding, tuple(prior.periodic.tolist()), x_shape)
+            flow.load_state_dict(part(tensors, "flow."))
+            novelty.load_state_dict(part(tensors, "novelty."))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{folder}: expected a model of this version of sbiflow, got {error!r}"
+            ) from None
+        return cls(flow.to(device).eval(), flow_config, embedding, prior, x_shape, novelty, info)
 
     def _observations(self, x: Any) -> tuple[Tensor, bool]:
         """(B, *x_shape) float64 and whether one observation was given."""
         x = as_tensor(x, "x", torch.float64)
         single = x.ndim == len(self.x_shape)
         check_shape(x, "x", self.x_shape if single else ("B", *self.x_shape))
+        if not single and not len(x):
+            raise ValueError("x: expected at least one observation, got none")
         check_finite(x, "x")
         return (x[None] if single else x), single
 
     def _warnings(self, batch: Tensor) -> tuple[str, ...]:
         p = self.novelty.p_value(batch)
-        strange = (p < ALARM).nonzero().flatten().tolist()
+        strange = (p <= self.novelty.alarm).nonzero().flatten().tolist()
         if not strange:
             return ()
         which = "the observation" if len(batch) == 1 else f"{len(strange)} of {len(batch)} observations"
@@ -222,17 +212,3 @@ class Posterior:
             f"{which} (index {strange[:10]}) unlike the simulations (p = {float(p.min()):.1e}): the model may be "
             "misspecified there, and the network was not trained for such data",
         )
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder}: expected a model made by `sbiflow train`, got no {name} there")
-    try:
-        return json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
-    except (json.JSONDecodeError, SafetensorError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder}: expected a readable model, got {error}") from None

@@ -88,7 +88,11 @@ class Store:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"{path}: expected a store made by `sbiflow simulate`, got no such file")
-        attributes, layout = read_layout(path)
+        with path.open(
+            "rb"
+        ) as file:  # one file, though a run that extends the store may replace it meanwhile
+            attributes, layout = read_layout(file)
+            file_identity = identity(file.fileno())
         if attributes.get("format") != FORMAT or any(name not in layout for name in _DATASETS):
             raise ValueError(
                 f"{path}: expected a store made by `sbiflow simulate`, got another kind of HDF5 file"
@@ -96,8 +100,7 @@ class Store:
         if int(attributes["format_version"]) != FORMAT_VERSION:
             found = attributes["format_version"]
             raise ValueError(f"{path}: expected store format {FORMAT_VERSION}, got {found}: update sbiflow")
-        with path.open("rb") as file:
-            return cls(path, StoreMeta.from_attributes(attributes), layout, identity(file.fileno()))
+        return cls(path, StoreMeta.from_attributes(attributes), layout, file_identity)
 
     @property
     def n(self) -> int:

@@ -85,7 +85,8 @@ def create_file(
         try:
             os.ftruncate(fd, 0)
             _lay_out(temporary, arrays, attributes)
-            _, layout = read_layout(temporary)
+            with temporary.open("rb") as file:
+                _, layout = read_layout(file)
             _reserve(fd, layout, path)
             fill(fd, layout)
             os.fsync(fd)
@@ -102,14 +103,14 @@ def identity(fd: int) -> tuple[int, int, int]:
     return found.st_dev, found.st_ino, found.st_size
 
 
-def read_layout(path: Path) -> tuple[dict[str, Any], dict[str, Region]]:
-    """Attributes and dataset positions of a file made by `create_file`.
+def read_layout(opened: BinaryIO) -> tuple[dict[str, Any], dict[str, Region]]:
+    """Attributes and dataset positions of a file made by `create_file`, as it was when it was opened.
 
     Raises:
         ValueError: not HDF5, damaged, or shorter than its own layout says.
     """
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with h5py.File(opened, "r") as file:
             attributes = dict(file.attrs)
             layout = {
                 name: Region(item.id.get_offset(), item.shape, item.dtype)
@@ -117,11 +118,13 @@ def read_layout(path: Path) -> tuple[dict[str, Any], dict[str, Region]]:
                 if isinstance(item, h5py.Dataset) and item.id.get_offset() is not None
             }
     except OSError as error:
-        raise ValueError(f"{path}: expected a complete HDF5 file, got {_plain_reason(error)}") from None
-    size = path.stat().st_size
+        raise ValueError(
+            f"{opened.name}: expected a complete HDF5 file, got {_plain_reason(error)}"
+        ) from None
+    size = identity(opened.fileno())[-1]
     end = max((region.offset + region.nbytes for region in layout.values()), default=0)
     if size < end:
-        raise ValueError(f"{path}: expected at least {end} bytes, got {size}: the file is truncated")
+        raise ValueError(f"{opened.name}: expected at least {end} bytes, got {size}: the file is truncated")
     return attributes, layout
 
 

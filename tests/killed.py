@@ -29,7 +29,7 @@ from sbiflow.simulate import simulate
 from sbiflow.store import Status, Store
 from tests.toys import LinearGaussian
 
-FIRST_N, N, BLOCK, SEED = 150, 300, 16, 11
+FIRST_N, N, BLOCK, SEED = 310, 640, 16, 11
 
 
 class Slow(LinearGaussian):
@@ -40,14 +40,27 @@ class Slow(LinearGaussian):
         return super().signal(theta)
 
 
-def kill_after(seconds: float) -> Callable[[int], None]:
-    """Kill the child then, from outside."""
+def kill_soon_after_progress(path: Path, before: int, seconds: float) -> Callable[[int], None]:
+    """Kill the child from outside, `seconds` after it has committed a row; or at once, before it has any."""
 
     def wait_and_kill(child: int) -> None:
+        over = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while count(path) <= before and seconds and os.waitid(os.P_PID, child, over) is None:
+            time.sleep(0.001)
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
 
     return wait_and_kill
+
+
+def count(path: Path) -> int:
+    """Rows done."""
+    try:
+        return Store.open(path).n_done if path.exists() else 0
+    except ValueError as error:
+        if "open it again" in str(error):  # the child extended it between our two lines: look again later
+            return 0
+        raise
 
 
 def die_at(call: int) -> None:
@@ -99,7 +112,7 @@ def check(path: Path, reference: Store) -> int:
     done = np.flatnonzero(store.status != Status.PENDING)
     whole = done[
         done < store.n // BLOCK * BLOCK
-    ]  # a last block cut short is another batch: it may round otherwise
+    ]  # a block cut short is another batch and may round otherwise
     for got, want in zip(store.read(whole), reference.read(whole), strict=True):
         if got.tobytes() != want.tobytes():
             raise SystemExit("a row that is called done differs")
@@ -117,7 +130,7 @@ def random_moments(folder: Path) -> dict[str, int]:
             path,
             n,
             inside=lambda: setattr(store_writer, "COMMIT_SECONDS", dice.choice([0.0, 0.02])),
-            outside=kill_after(dice.uniform(0.0, 0.09)),
+            outside=kill_soon_after_progress(path, count(path), max(0.0, dice.uniform(-0.004, 0.015))),
         ):
             kills += 1
             midway += 0 < check(path, reference) < n

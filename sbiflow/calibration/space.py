@@ -10,6 +10,7 @@ same law of the angle; this one is smooth at the origin: in the plane it is exp(
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -31,11 +32,11 @@ class ChainSpace:
 
     prior: Prior
 
-    @property
+    @cached_property
     def periodic(self) -> np.ndarray:
         return self.prior.periodic.numpy()
 
-    @property
+    @cached_property
     def dim(self) -> int:
         return int(self.prior.dim + self.periodic.sum())
 
@@ -54,16 +55,16 @@ class ChainSpace:
         radius = np.abs(rng.normal(1.0, RADIUS_SD, (len(z), int(wraps.sum()))))
         return np.hstack([z[:, ~wraps], radius * np.cos(z[:, wraps]), radius * np.sin(z[:, wraps])])
 
-    def log_radius(self, y: np.ndarray) -> np.ndarray:
-        """Log density of the auxiliary radii in the plane, up to a constant: (m, E) -> (m,)."""
-        turning = int(self.periodic.sum())
-        a, b = np.split(y[:, y.shape[1] - 2 * turning :], 2, axis=1)
-        return -0.5 * (((np.hypot(a, b) - 1) / RADIUS_SD) ** 2).sum(1)
-
     def log_base(self, y: np.ndarray) -> np.ndarray:
-        """Log density of the prior in chain coordinates, up to a constant: (m, E) -> (m,)."""
-        z = torch.from_numpy(self.to_base(y))
-        return self.prior.base_log_prob(z).numpy() + self.log_radius(y)
+        """Log density of prior and radii in chain coordinates, up to a constant: (m, E) -> (m,).
+
+        Standard normal in every plain coordinate; uniform in a phase, so that only its radius counts.
+        """
+        turning = int(self.periodic.sum())
+        plain = y.shape[1] - 2 * turning
+        a, b = y[:, plain : plain + turning], y[:, plain + turning :]
+        offset = (np.hypot(a, b) - 1) / RADIUS_SD
+        return -0.5 * ((y[:, :plain] ** 2).sum(1) + (offset**2).sum(1))
 
 
 @dataclass

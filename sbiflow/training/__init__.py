@@ -1,6 +1,6 @@
-"""Training: configuration, data on the device, optimiser, checkpoint, progress, and one readable loop."""
+"""Training: configuration, data on the device, optimiser, checkpoint, progress, one readable loop."""
 
 from sbiflow.training.config import TrainConfig
-from sbiflow.training.loop import train
+from sbiflow.training.run import train
 
 __all__ = ["TrainConfig", "train"]

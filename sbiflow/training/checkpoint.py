@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,61 @@ from torch import Tensor, nn
 CHECKPOINT_FORMAT = 1
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file that a run writes every `every` steps; `identity` is what makes it this run's and no other's."""
+
+    path: Path
+    every: int
+    identity: dict[str, Any]
+
+    def write(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Replace the file."""
+        save_tensors(self.path, tensors, {"identity": self.identity, "state": state})
+
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and state, or None if there is no file yet.
+
+        Raises:
+            ValueError: not a readable checkpoint, or another run's; names every setting that differs.
+        """
+        if not self.path.exists():
+            return None
+        tensors, meta = load_tensors(self.path)
+        found, expected = _flat(meta.get("identity", {})), _flat(json.loads(json.dumps(self.identity)))
+        different = [
+            f"{key}: expected {expected.get(key)}, got {found.get(key)}"
+            for key in dict.fromkeys([*expected, *found])
+            if expected.get(key) != found.get(key)
+        ]
+        if different:
+            raise ValueError(
+                f"{self.path}: a checkpoint of another run; use another file. {'; '.join(different)}"
+            )
+        return tensors, meta["state"]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    parts = [_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
+    return {key: item for part in parts for key, item in part.items()}
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write beside the target and rename: a kill leaves the old file or the new one, never half of one."""
+    """Write beside the target and rename: a kill leaves the old file or the new one, never half of one.
+
+    Raises:
+        OSError: the file cannot be written (a full disk); a former one is kept.
+    """
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
         flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(flat, temporary, {"meta": json.dumps(meta)})
         os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({error}); a former file is kept") from None
     finally:
         temporary.unlink(missing_ok=True)
 

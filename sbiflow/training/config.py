@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sbiflow.seeding import check_seed
+
 OPTIMISERS = ("muon", "adam")
 SCHEDULES = ("cosine", "onecycle")
 
@@ -37,6 +39,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.optimiser not in OPTIMISERS:
             raise ValueError(f"optimiser: expected one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}")
         if self.schedule not in SCHEDULES:

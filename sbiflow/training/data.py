@@ -14,6 +14,7 @@ from sbiflow.store import Store
 
 SPLIT, ORDER, NOISE, VALIDATION_NOISE = range(4)  # keys of the random streams
 _MAX_VALIDATION = 10_000
+_MIN_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class TrainingData:
     signal: Tensor
     z_validation: Tensor
     signal_validation: Tensor
-    rows: Tensor  # original row of each training row, for error messages
+    rows: Tensor  # row of the store that each training row is, for error messages
+    rows_validation: Tensor
     seed: int
 
     def __len__(self) -> int:
@@ -49,16 +51,26 @@ def load_training_data(
     """Read the valid rows of a store, transform the parameters, split and move to the device.
 
     Raises:
-        ValueError: fewer than 20 valid rows, or non-finite signals.
+        ValueError: fewer than 20 valid rows, or signals that are not finite in float32.
     """
-    theta, signal = torch.from_numpy(store.theta()), torch.from_numpy(store.signal())
-    if len(theta) < 20:
-        raise ValueError(f"store: expected at least 20 valid rows to train on, got {len(theta)}")
+    in_store = store.valid_rows()
+    if len(in_store) < _MIN_ROWS:
+        raise ValueError(
+            f"{store.path}: expected at least {_MIN_ROWS} valid rows to train on, got {len(in_store)}"
+        )
+    pair = store.read(slice(None) if len(in_store) == store.n else in_store)
+    theta, signal = torch.from_numpy(pair[0]), torch.from_numpy(pair[1]).float()
+    bad = in_store[~torch.isfinite(signal.reshape(len(signal), -1)).all(1).numpy()].tolist()
+    if bad:
+        raise ValueError(
+            f"{store.path}: expected finite signals, got NaN or inf in {len(bad)} rows: {bad[:10]}"
+        )
     z = prior.unconstrain(theta)[0].float()
     order = torch.randperm(len(z), generator=torch_generator(seed, SPLIT))
     held_out = min(max(int(validation * len(z)), 1), _MAX_VALIDATION)
-    valid, rows = order[:held_out], order[held_out:].sort().values
-    signal = signal.float()
+    valid, train = order[:held_out], order[held_out:].sort().values
+    rows = torch.from_numpy(in_store)
     return TrainingData(
-        z[rows].to(device), signal[rows].to(device), z[valid].to(device), signal[valid].to(device), rows, seed
-    )
+        z[train].to(device), signal[train].to(device), z[valid].to(device), signal[valid].to(device),
+        rows[train], rows[valid], seed,
+    )  # fmt: skip

@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
                 self._update(parameters, group["lr"] * _RMS * math.sqrt(max(shape)), group["momentum"])
 
     def _update(self, parameters: list[Tensor], rate: float, momentum: float) -> None:
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]  # all of them: see `step`
         buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in parameters]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, gradients)

@@ -25,6 +25,9 @@ class MaskedAutoregressive(Transform):
         periodic: columns that are phases, read as cosine and sine by the conditioner.
     """
 
+    phase_columns: Tensor
+    layout: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -40,14 +43,9 @@ class MaskedAutoregressive(Transform):
         self.net = MaskedNet(widths, elementwise.size, context, hidden, blocks)
         self.periodic = periodic
         self.register_buffer("phase_columns", torch.as_tensor(periodic, dtype=torch.long), persistent=False)
-        starts = [sum(widths[:i]) for i in range(dim)]
-        layout = [0] * sum(
-            widths
-        )  # phase_features appends the sines; the masks want them beside their cosines
-        for i, start in enumerate(starts):
-            layout[start] = i
-            if i in periodic:
-                layout[start + 1] = dim + periodic.index(i)
+        layout = []  # phase_features appends the sines; the masks want each beside its cosine
+        for i in range(dim):
+            layout += [i, dim + periodic.index(i)] if i in periodic else [i]
         self.register_buffer("layout", torch.as_tensor(layout, dtype=torch.long), persistent=False)
 
     def _features(self, inputs: Tensor) -> Tensor:

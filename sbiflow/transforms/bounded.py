@@ -123,7 +123,7 @@ class _Bounded(Transform):
         if bool(outside.any()):
             raise ValueError(
                 f"{type(self).__name__}: expected inputs in ({self.low.tolist()}, {self.high.tolist()}), "
-                f"got {int(outside.sum())} outside, the first {float(inputs[outside][0])!r}"
+                f"got {int(outside.sum())} outside, the first {float(inputs.detach()[outside][0])!r}"
             )
         z = self._to_real(inputs, low, high)
         return z, -self._log_slope(z, low, high).sum(-1)

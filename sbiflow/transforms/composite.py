@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 from nflows.transforms.base import Transform
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ class Composite(Transform):
 
     def __init__(self, transforms: Iterable[Transform]) -> None:
         super().__init__()
-        self.transforms = nn.ModuleList(transforms)
+        self.transforms = cast(Sequence[Transform], nn.ModuleList(transforms))
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = inputs.new_zeros(inputs.shape[:-1])

@@ -26,6 +26,10 @@ class Coupling(Transform):
         periodic: columns that are phases, read as cosine and sine.
     """
 
+    order: Tensor
+    back: Tensor
+    phases: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -37,6 +41,8 @@ class Coupling(Transform):
         periodic: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        if not moved or len(set(moved)) != len(moved) or not set(moved) <= set(range(dim)):
+            raise ValueError(f"moved: expected distinct columns of 0..{dim - 1}, got {list(moved)}")
         kept = [i for i in range(dim) if i not in moved]
         phases = [kept.index(i) for i in periodic if i in kept]
         order = [*kept, *moved]
@@ -44,11 +50,8 @@ class Coupling(Transform):
         self.net = ResidualNet(
             len(kept) + len(phases), len(moved) * elementwise.size, context, hidden, blocks
         )
-        for name, index in {
-            "order": order,
-            "back": list(torch.argsort(torch.tensor(order))),
-            "phases": phases,
-        }.items():
+        back = [order.index(i) for i in range(dim)]
+        for name, index in {"order": order, "back": back, "phases": phases}.items():
             self.register_buffer(name, torch.as_tensor(index, dtype=torch.long), persistent=False)
 
     def _map(self, inputs: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ of columns it acts on and leaves the others alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,11 +14,15 @@ from nflows.transforms.base import Transform
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-_UNIT_RAW = 0.5413248546129181  # softplus of this is one
+_MIN_DIAGONAL = 1e-3
+_UNIT_RAW = math.log(math.expm1(1 - _MIN_DIAGONAL))  # raw value of a unit diagonal
 
 
 class Permutation(Transform):
     """Reorder the columns: outputs[..., i] = inputs[..., order[i]]."""
+
+    order: Tensor
+    back: Tensor
 
     def __init__(self, order: Sequence[int]) -> None:
         super().__init__()
@@ -41,6 +46,8 @@ class LULinear(Transform):
     two triangular solves.
     """
 
+    columns: Tensor
+
     def __init__(self, dim: int, columns: Sequence[int] | None = None) -> None:
         super().__init__()
         columns = list(range(dim)) if columns is None else list(columns)
@@ -53,7 +60,7 @@ class LULinear(Transform):
         self.shift = nn.Parameter(torch.zeros(size))
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        diagonal = softplus(self.raw_diagonal) + 1e-3
+        diagonal = softplus(self.raw_diagonal) + _MIN_DIAGONAL
         unit = torch.eye(len(diagonal), dtype=diagonal.dtype, device=diagonal.device)
         return (
             self.lower.tril(-1) + unit,

@@ -7,6 +7,7 @@ the inputs (one observation, many draws) is projected once and broadcast.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,17 @@ def phase_features(inputs: Tensor, periodic: Tensor) -> Tensor:
     return torch.cat([inputs.index_copy(-1, periodic, torch.cos(angles)), torch.sin(angles)], -1)
 
 
-def _quiet_start(first: Tensor, second: Tensor, exit: nn.Module) -> None:
+def _quiet_start(branch_ends: Sequence[nn.Linear], exit: nn.Linear) -> None:
     """Residual branches start near zero and the output at zero: the transform starts as the identity."""
-    nn.init.normal_(second, std=1e-3)
-    for parameter in exit.parameters():
-        nn.init.zeros_(parameter)
+    for layer in branch_ends:
+        nn.init.normal_(layer.weight, std=1e-3)
+    nn.init.zeros_(exit.weight)
+    nn.init.zeros_(exit.bias)
+
+
+def _square_layers(hidden: int, count: int) -> Sequence[nn.Linear]:
+    """A ModuleList, which does not tell the type checker what it holds."""
+    return cast(Sequence[nn.Linear], nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(count)))
 
 
 class ResidualNet(nn.Module):
@@ -32,13 +39,13 @@ class ResidualNet(nn.Module):
     def __init__(self, inputs: int, outputs: int, context: int, hidden: int, blocks: int) -> None:
         super().__init__()
         self.entry = nn.Linear(inputs, hidden) if inputs else None
-        self.bias = None if inputs else nn.Parameter(torch.zeros(hidden))
-        self.first = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(blocks))
-        self.second = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(blocks))
+        if not inputs:
+            self.bias = nn.Parameter(torch.zeros(hidden))
+        self.first = _square_layers(hidden, blocks)
+        self.second = _square_layers(hidden, blocks)
         self.exit = nn.Linear(hidden, outputs)
         self.context = nn.Linear(context, hidden * (blocks + 1), bias=False) if context else None
-        for first, second in zip(self.first, self.second, strict=True):
-            _quiet_start(first.weight, second.weight, self.exit)
+        _quiet_start(self.second, self.exit)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         hidden = self.bias if self.entry is None else self.entry(inputs)
@@ -82,19 +89,17 @@ class MaskedNet(nn.Module):
         self.hidden_ends = [int((degree <= d).sum()) for d in range(dim)]
         self.input_ends = [int((input_degree <= d).sum()) for d in range(dim + 1)]
         self.entry = nn.Linear(len(input_degree), hidden)
-        self.first = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(blocks))
-        self.second = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(blocks))
+        self.first = _square_layers(hidden, blocks)
+        self.second = _square_layers(hidden, blocks)
         self.exit = nn.Linear(hidden, dim * size)
         self.context = nn.Linear(context, hidden * (blocks + 1), bias=False) if context else None
-        self.register_buffer(
-            "entry_mask", (input_degree[None, :] <= degree[:, None]).float(), persistent=False
-        )
-        self.register_buffer("hidden_mask", (degree[None, :] <= degree[:, None]).float(), persistent=False)
-        self.register_buffer(
-            "exit_mask", (degree[None, :] <= output_degree[:, None]).float(), persistent=False
-        )
-        for first, second in zip(self.first, self.second, strict=True):
-            _quiet_start(first.weight, second.weight, self.exit)
+        for name, reads, of in [
+            ("entry_mask", input_degree, degree),
+            ("hidden_mask", degree, degree),
+            ("exit_mask", degree, output_degree),
+        ]:
+            self.register_buffer(name, (reads[None, :] <= of[:, None]).float(), persistent=False)
+        _quiet_start(self.second, self.exit)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """(..., sum of widths), (..., C) -> (..., D, size)."""

@@ -193,3 +193,7 @@ def test_chain_space_round_trip_and_radius() -> None:
     assert y.shape == (50, 6)
     np.testing.assert_allclose(space.to_base(y), z, atol=1e-12)
     np.testing.assert_allclose(space.to_base(np.hstack([y[:, :2], 3 * y[:, 2:]])), z, atol=1e-12)
+    unit = np.hstack([y[:, :2], y[:, 2:] / np.tile(np.hypot(y[:, 2:4], y[:, 4:6]), 2)])  # all radii one
+    prior_part = EDGE.base_log_prob(torch.from_numpy(z)).numpy()
+    difference = space.log_base(unit) - prior_part
+    np.testing.assert_allclose(difference, difference[0], atol=1e-12)

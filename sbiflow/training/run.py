@@ -1,0 +1,201 @@
+"""From a store and a simulator to a posterior: neural posterior estimation.
+
+With theta ~ p(theta) and x ~ p(x | theta), the expectation of -log q(theta | x) is least where q is the posterior
+(Papamakarios & Murray 2016, arXiv 1605.06376). Signals are stored, noise is drawn anew for every batch, so one
+simulation serves any number of noise realisations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sbiflow.checks import check_count, check_shape
+from sbiflow.contracts import RowSimulator, Simulator
+from sbiflow.embedding import EmbeddingConfig
+from sbiflow.flows import ConditionalFlow, FlowConfig
+from sbiflow.novelty import Novelty
+from sbiflow.posterior import ModelInfo, Posterior
+from sbiflow.provenance import now, package_version
+from sbiflow.seeding import torch_generator
+from sbiflow.store import Store
+from sbiflow.training.checkpoint import CHECKPOINT_FORMAT, Checkpoint
+from sbiflow.training.config import TrainConfig
+from sbiflow.training.data import VALIDATION_NOISE, TrainingData, load_training_data
+from sbiflow.training.loop import Training
+
+_FIT_ROWS = 50_000  # rows that the standardiser, the SVD and the novelty test are fitted on
+
+
+def train(
+    store: Store,
+    simulator: Simulator | RowSimulator,
+    config: TrainConfig | None = None,
+    *,
+    flow: FlowConfig | None = None,
+    embedding: EmbeddingConfig | None = None,
+    device: str = "auto",
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    progress: bool = True,
+) -> Posterior:
+    """Train a conditional flow on a store of simulations.
+
+    Args:
+        store: simulations of this simulator.
+        simulator: its `observe` adds the noise, its `prior` gives names and bijection.
+        config, flow, embedding: settings; the defaults suit most problems of up to about 15 parameters.
+        device: "auto" takes a GPU if there is one.
+        checkpoint: file to write every `checkpoint_every` steps, on Ctrl-C and at the end; if it exists and belongs
+            to the same run, training goes on from there.
+
+    Raises:
+        ValueError: the store is of another simulator or prior, has too few rows, or the checkpoint is of another run.
+        FloatingPointError: the loss is not finite; says the step, the rows and where the last good state is.
+        KeyboardInterrupt: Ctrl-C, after the step in work is finished and the checkpoint written.
+    """
+    config, flow, embedding = config or TrainConfig(), flow or FlowConfig(), embedding or EmbeddingConfig()
+    check_count(checkpoint_every, "checkpoint_every")
+    where = _device(device)
+    _check_same_problem(store, simulator)
+    data = load_training_data(store, simulator.prior, config.validation, config.seed, where)
+    steps = config.steps_for(len(data))
+    config = replace(config, steps=steps, validate_every=config.validate_every or max(steps // 20, 1))
+    x_valid = _observe(simulator, data.signal_validation, data.rows_validation, config.seed)
+    x_fit = _observe(simulator, data.signal[:_FIT_ROWS], data.rows[:_FIT_ROWS], config.seed, 1)
+
+    file = None
+    if checkpoint is not None:
+        file = Checkpoint(
+            Path(checkpoint), checkpoint_every, _identity(store, data, simulator, config, flow, embedding)
+        )
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+    run = Training(
+        _build(simulator, flow, embedding, config.seed, x_fit, data), data, x_valid, simulator, config, file
+    )
+    run.resume()
+    run.loop(progress)
+    run.model.load_state_dict(run.best)
+    novelty = Novelty.fit(x_fit[::2], torch.cat([x_fit[1::2], x_valid]))
+    shape, info = tuple(simulator.x_shape), _info(store, simulator, run)
+    return Posterior(run.model.eval(), flow, embedding, simulator.prior, shape, novelty, info, run.log)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f'device: expected "auto", "cpu" or "cuda", got {name!r}') from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: expected one that this machine has, got {name!r} and no GPU is visible")
+    return device
+
+
+def _check_same_problem(store: Store, simulator: Simulator | RowSimulator) -> None:
+    """The store's prior, simulator and shape; its source may have changed since (new noise needs no new store)."""
+    prior = simulator.prior
+    expected = replace(
+        store.meta,
+        names=tuple(prior.names),
+        units=tuple(prior.units),
+        prior_spec=prior.spec(),
+        simulator=getattr(simulator, "name", None) or type(simulator).__name__,
+        version=str(getattr(simulator, "version", "")),
+    )
+    different = expected.differences(store.meta)
+    if store.x_shape != tuple(simulator.x_shape):
+        different.append(f"x_shape: expected {tuple(simulator.x_shape)}, got {store.x_shape}")
+    if different:
+        raise ValueError(f"{store.path}: a store of another simulator or prior: {'; '.join(different)}")
+
+
+def _observe(
+    simulator: Simulator | RowSimulator, signal: Tensor, rows: Tensor, seed: int, *key: int
+) -> Tensor:
+    """One noise realisation of the whole array, checked once for what the loop relies on."""
+    x = simulator.observe(signal, torch_generator(seed, VALIDATION_NOISE, *key, device=signal.device))
+    check_shape(x, "simulator.observe", tuple(signal.shape))
+    if x.dtype != signal.dtype:
+        raise ValueError(f"simulator.observe: expected {signal.dtype} as its signal has, got {x.dtype}")
+    bad = rows[~torch.isfinite(x.reshape(len(x), -1)).all(1).cpu()].tolist()
+    if bad:
+        raise ValueError(
+            f"simulator.observe: expected finite values, got NaN or inf in {len(bad)} rows: {bad[:10]}"
+        )
+    return x
+
+
+def _identity(
+    store: Store,
+    data: TrainingData,
+    simulator: Simulator | RowSimulator,
+    config: TrainConfig,
+    flow: FlowConfig,
+    embedding: EmbeddingConfig,
+) -> dict[str, Any]:
+    """What a checkpoint has to share with a run that goes on from it; hashes stand for data and noise."""
+    some = data.signal_validation[:100].cpu()
+    return {
+        "format": CHECKPOINT_FORMAT,
+        "config": asdict(config),
+        "flow": asdict(flow),
+        "embedding": asdict(embedding),
+        "prior": dict(zip(simulator.prior.names, simulator.prior.spec(), strict=True)),
+        "simulator": store.meta.simulator,
+        "rows": len(data),
+        "data": _digest(data.z_validation, data.signal_validation),
+        "noise": _digest(simulator.observe(some, torch_generator(config.seed, VALIDATION_NOISE))),
+    }
+
+
+def _digest(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(
+    simulator: Simulator | RowSimulator,
+    flow: FlowConfig,
+    embedding: EmbeddingConfig,
+    seed: int,
+    x: Tensor,
+    data: TrainingData,
+) -> ConditionalFlow:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed % 2**64)  # of the CPU only, where weights are made
+        periodic = tuple(bool(flag) for flag in simulator.prior.periodic)
+        model = ConditionalFlow(flow, embedding, periodic, tuple(simulator.x_shape))
+    model.embedding.fit(x.cpu(), data.signal[: len(x)].cpu())
+    return model.to(x.device)
+
+
+def _info(store: Store, simulator: Simulator | RowSimulator, run: Training) -> ModelInfo:
+    return ModelInfo(
+        simulator=store.meta.simulator,
+        simulator_version=store.meta.version,
+        source_hash=store.meta.source_hash,
+        simulations=store.n_done,
+        failed_simulations=store.n_failed,
+        seed=run.config.seed,
+        steps=run.step,
+        validation_log_prob=_physical_log_prob(run.log.best, run.data.z_validation, simulator),
+        training_seconds=run.log.seconds,
+        training=asdict(run.config),
+        sbiflow_version=package_version(),
+        created=now(),
+    )
+
+
+def _physical_log_prob(loss: float, z: Tensor, simulator: Simulator | RowSimulator) -> float:
+    """Mean log q(theta | x) of the validation part in physical units."""
+    log_jacobian = simulator.prior.constrain(z.double().cpu())[1]
+    return -loss - float(log_jacobian.mean())

@@ -1,0 +1,86 @@
+"""The simulators that the command line knows by name, and how each reads its observations.
+
+To add one: a line in `BUILT_IN`. Anything else is reached as `package.module:attribute`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from simulators.crisp import crisp_simulator, load_crisp
+from simulators.stokes import MilneEddington
+
+_WAVELENGTH_TOLERANCE = 2e-4  # Å: 10 m/s, and twice what `simulators.crisp.WAVELENGTHS` is rounded to
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A simulator with a name.
+
+    Attributes:
+        make: builds it.
+        recorded: its `name`, as stores and models record it.
+        about: what it simulates, one line.
+        observation: what a file with an observation has to contain, one line.
+        read: (path, simulator) -> x (*x_shape) for the formats that need more than reading numbers; None
+            for a path that it leaves to `sbiflow.observation`.
+    """
+
+    make: Callable[[], Any]
+    recorded: str
+    about: str
+    observation: str
+    read: Callable[[Path, MilneEddington], np.ndarray | None] = lambda path, simulator: None
+
+
+def read_crisp(path: Path, simulator: MilneEddington) -> np.ndarray | None:
+    """I, Q, U, V (4, n) in units of the continuum from a FITS file with the rows wavelength [Å], I, Q, U, V.
+
+    Raises:
+        ValueError: another shape, NaN, or other wavelengths than the simulator's.
+        OSError: no such file, or not a complete FITS file.
+    """
+    if path.suffix.lower() != ".fits":
+        return None
+    try:
+        found = load_crisp(path)
+    except TypeError as error:  # astropy's answer to a truncated file
+        raise ValueError(f"{path}: expected a complete FITS file, got {error}") from None
+    expected = simulator.wavelengths
+    same = found.wavelength.shape == expected.shape
+    if not same or bool(((found.wavelength - expected).abs() > _WAVELENGTH_TOLERANCE).any()):
+        raise ValueError(
+            f"{path}: expected {_grid(expected.tolist())}, got {_grid(found.wavelength.tolist())}; for another "
+            "grid pass --simulator MODULE:NAME with NAME = crisp_simulator(load_crisp(PATH))"
+        )
+    return found.stokes.numpy()
+
+
+def _grid(wavelengths: list[float]) -> str:
+    return f"{len(wavelengths)} wavelengths {wavelengths[0]:.4f} to {wavelengths[-1]:.4f} Å"
+
+
+BUILT_IN: Mapping[str, BuiltIn] = MappingProxyType(
+    {
+        "stokes": BuiltIn(
+            crisp_simulator,
+            "milne-eddington-crisp",
+            "Milne-Eddington I, Q, U, V of Fe I 6301.5 and 6302.5 Å as seen by SST/CRISP",
+            "FITS with the rows wavelength [Å], I, Q, U, V in any unit of intensity (as crisp/feobs.fits), or "
+            "I, Q, U, V (4, 16) in units of the continuum",
+            read_crisp,
+        ),
+        "stokes-paper": BuiltIn(
+            MilneEddington.paper_case,
+            "milne-eddington-paper",
+            "Stokes I of one line at 30 wavelengths, the benchmark of Díaz Baso et al. (2022)",
+            "I (30,) at 6300.9 + 0.04 i Å",
+        ),
+    }
+)
