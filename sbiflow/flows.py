@@ -150,11 +150,14 @@ class ConditionalFlow(nn.Module):
         self, x: Tensor, n: int, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """x (B, *x_shape) -> z (n, B, D), log q (n, B); the embedding is computed once per observation."""
-        context = self.embedding(x)
-        shape = (n, len(x), self.dim)
-        normal = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+        return self.draw(self.embedding(x), n, generator)
+
+    def draw(self, context: Tensor, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """The same from contexts (B, C)."""
+        shape = (n, len(context), self.dim)
+        normal = torch.randn(shape, generator=generator, device=context.device, dtype=context.dtype)
         if any(self.periodic):
-            uniform = torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
+            uniform = torch.rand(shape, generator=generator, device=context.device, dtype=context.dtype)
             normal = torch.where(self.phase, wrap((2 * uniform - 1) * math.pi), normal)
         z, logdet = self.transform.inverse(normal, context)
         return z, self.base_log_prob(normal) - logdet

@@ -19,7 +19,8 @@ from sbiflow.priors import Prior
 from sbiflow.samples import PosteriorSamples
 from sbiflow.seeding import check_seed, torch_generator
 
-_CHUNK = 16_384  # draws (over all observations) per pass: bounds the memory whatever n
+_CHUNK = {"cpu": 4096}  # rows per pass, what a core's cache holds; bounds the memory whatever n
+_CHUNK_GPU = 262_144
 _SAMPLE_KEY = 0x5A4D
 
 
@@ -61,6 +62,10 @@ class Posterior:
     def device(self) -> torch.device:
         """Where the network lives."""
         return next(self.flow.parameters()).device
+
+    @property
+    def _chunk(self) -> int:
+        return _CHUNK.get(self.device.type, _CHUNK_GPU)
 
     def to(self, device: str) -> Posterior:
         """Move the network; returns self."""
@@ -105,7 +110,9 @@ class Posterior:
         Raises:
             ValueError: an observation so far from the simulations that the network's numbers overflow.
         """
-        blocks = [self._draw(block, n, generator) for block in x.to(self.device, torch.float32).split(_CHUNK)]
+        blocks = [
+            self._draw(block, n, generator) for block in x.to(self.device, torch.float32).split(self._chunk)
+        ]
         theta, log_q = (torch.cat(parts, 1) for parts in zip(*blocks, strict=True))
         bad = ~(torch.isfinite(theta).all(-1) & torch.isfinite(log_q)).all(0)
         if bool(bad.any()):
@@ -117,11 +124,11 @@ class Posterior:
         return theta, log_q
 
     def _draw(self, x: Tensor, n: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """At most `_CHUNK` observations, at most about as many draws per pass."""
-        rows = max(_CHUNK // len(x), 1)
+        """At most `_chunk` observations, at most about as many draws per pass."""
+        rows, context = max(self._chunk // len(x), 1), self.flow.embedding(x)
         parts = []
         for start in range(0, n, rows):
-            z, log_q = self.flow.sample_and_log_prob(x, min(rows, n - start), generator)
+            z, log_q = self.flow.draw(context, min(rows, n - start), generator)
             theta, log_jacobian = self.prior.constrain(z.cpu().double())
             parts.append((theta, log_q.cpu().double() - log_jacobian))
         return torch.cat([theta for theta, _ in parts]), torch.cat([log_q for _, log_q in parts])
@@ -149,8 +156,8 @@ class Posterior:
         inputs = batch.to(self.device, torch.float32)
         inputs = inputs if single else inputs[inside.to(inputs.device)]
         parts = []
-        for start in range(0, len(z), _CHUNK):
-            rows = slice(start, start + _CHUNK)
+        for start in range(0, len(z), self._chunk):
+            rows = slice(start, start + self._chunk)
             own = inputs if single else inputs[rows]
             parts.append(self.flow.log_prob(z[rows].to(self.device, torch.float32), own).cpu().double())
         if parts:

@@ -5,6 +5,8 @@ To add one: a line in `BUILT_IN`. Anything else is reached as `package.module:at
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sbiflow.optional import require
 from simulators.crisp import crisp_simulator, load_crisp
 from simulators.stokes import MilneEddington
 
@@ -43,15 +46,13 @@ def read_crisp(path: Path, simulator: MilneEddington) -> np.ndarray | None:
     """I, Q, U, V (4, n) in units of the continuum from a FITS file with the rows wavelength [Å], I, Q, U, V.
 
     Raises:
-        ValueError: another shape, NaN, or other wavelengths than the simulator's.
-        OSError: no such file, or not a complete FITS file.
+        ValueError: no such file, not a complete FITS file, another shape, NaN, or other wavelengths than the
+            simulator's.
     """
     if path.suffix.lower() != ".fits":
         return None
-    try:
-        found = load_crisp(path)
-    except TypeError as error:  # astropy's answer to a truncated file
-        raise ValueError(f"{path}: expected a complete FITS file, got {error}") from None
+    _check_fits(path)
+    found = load_crisp(path)
     expected = simulator.wavelengths
     same = found.wavelength.shape == expected.shape
     if not same or bool(((found.wavelength - expected).abs() > _WAVELENGTH_TOLERANCE).any()):
@@ -60,6 +61,20 @@ def read_crisp(path: Path, simulator: MilneEddington) -> np.ndarray | None:
             "grid pass --simulator MODULE:NAME with NAME = crisp_simulator(load_crisp(PATH))"
         )
     return found.stokes.numpy()
+
+
+def _check_fits(path: Path) -> None:
+    """Raise ValueError unless the file is there and complete; from memory, since astropy would leave it open."""
+    if not path.is_file():
+        raise ValueError(f"{path}: expected an observation, got no such file")
+    fits = require("astropy.io.fits", extra="fits")
+    try:
+        with warnings.catch_warnings(), fits.open(io.BytesIO(path.read_bytes())) as units:
+            warnings.filterwarnings("error", message=".*truncated")  # astropy would only warn
+            for unit in units:
+                np.array(unit.data)  # reads it
+    except (OSError, TypeError, UserWarning) as error:  # a truncated file is any of them
+        raise ValueError(f"{path}: expected a complete FITS file, got {error}") from None
 
 
 def _grid(wavelengths: list[float]) -> str:

@@ -87,6 +87,8 @@ def train_command(
     """Train a flow on a store. Ctrl-C loses nothing: the same command continues from the checkpoint."""
     opened = Store.open(store)
     chosen = lookup.recorded_simulator(simulator, opened.meta.simulator, store)
+    if different := lookup.differences(chosen, opened.meta.simulator, opened.meta.version):
+        raise ValueError(f"{store}: made with another simulator; {'; '.join(different)}")
     if lookup.source_changed(chosen, opened.meta.source_hash):
         _warn(f"the simulator's source has changed since {store} was made")
     if opened.n_done < opened.n:

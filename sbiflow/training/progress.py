@@ -16,7 +16,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -62,17 +61,17 @@ class TrainingLog:
 
 @contextmanager
 def progress_bar(steps: int, start: int, show: bool) -> Iterator[Any]:
-    """A bar; call the yielded function with (step, loss, validation loss)."""
+    """A bar that fits 80 columns; call the yielded function with (step, loss, validation loss)."""
     columns = (
-        TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("training"), BarColumn(8), MofNCompleteColumn(), TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(), TextColumn("left"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
         task = bar.add_task("training", total=steps, completed=start, state="")
 
         def update(step: int, loss: float, validation: float) -> None:
             speed = bar.tasks[0].speed or 0.0
-            state = f"loss {loss:7.3f}  validation {validation:7.3f} nats  {speed:5.1f} steps/s"
+            state = f"loss {loss:.3f}, validation {validation:.3f}, {speed:.0f}/s"
             bar.update(task, completed=step, state=state)
 
         yield update

@@ -33,6 +33,15 @@ def _square_layers(hidden: int, count: int) -> Sequence[nn.Linear]:
     return cast(Sequence[nn.Linear], nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(count)))
 
 
+def _shifted(inputs: Tensor, layer: nn.Linear, shift: Tensor | None) -> Tensor:
+    """layer(inputs) + shift; one shift for all rows (one observation, many draws) goes into the bias."""
+    if shift is None:
+        return layer(inputs)
+    if shift.numel() == layer.out_features:
+        return linear(inputs, layer.weight, layer.bias + shift.flatten())
+    return layer(inputs) + shift
+
+
 class ResidualNet(nn.Module):
     """(..., inputs), context (..., C) -> (..., outputs): residual blocks of two layers with SiLU."""
 
@@ -48,15 +57,16 @@ class ResidualNet(nn.Module):
         _quiet_start(self.second, self.exit)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        hidden = self.bias if self.entry is None else self.entry(inputs)
-        shifts = None
-        if self.context is not None:
-            entry_shift, *shifts = self.context(context).chunk(len(self.first) + 1, -1)
-            hidden = hidden + entry_shift
-        for index, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
-            inner = first(silu(hidden))
-            inner = inner if shifts is None else inner + shifts[index]
-            hidden = hidden + second(silu(inner))
+        blocks = len(self.first)
+        shifts = (
+            [None] * (blocks + 1) if self.context is None else self.context(context).chunk(blocks + 1, -1)
+        )
+        if self.entry is None:
+            hidden = self.bias if shifts[0] is None else self.bias + shifts[0]
+        else:
+            hidden = _shifted(inputs, self.entry, shifts[0])
+        for first, second, shift in zip(self.first, self.second, shifts[1:], strict=True):
+            hidden = hidden + second(silu(_shifted(silu(hidden), first, shift)))
         outputs = self.exit(silu(hidden))
         return outputs.expand(*inputs.shape[:-1], -1) if self.entry is None else outputs
 

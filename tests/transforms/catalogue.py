@@ -12,7 +12,7 @@ from nflows.transforms import RandomPermutation, Transform
 from torch import Tensor
 
 from sbiflow.transforms.autoregressive import MaskedAutoregressive
-from sbiflow.transforms.bounded import Logit, LowerBounded, Probit, UpperBounded
+from sbiflow.transforms.bounded import Logit, LowerBounded, Probit, UpperBounded, wrap
 from sbiflow.transforms.composite import Composite
 from sbiflow.transforms.coupling import Coupling
 from sbiflow.transforms.elementwise import (
@@ -95,6 +95,19 @@ def randomise(module: torch.nn.Module, scale: float, seed: int) -> torch.nn.Modu
     return module
 
 
+def build(case: Case, dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Transform:
+    """The case's transform with random parameters, the same for both dtypes."""
+    torch.manual_seed(0)
+    return randomise(case.make(), scale, seed=5).to(torch.float32).to(dtype)
+
+
+def distance(case: Case, one: Tensor, other: Tensor) -> Tensor:
+    """|one - other| in float64, around the circle for phases."""
+    gap = one.double() - other.double()
+    is_phase = torch.tensor([i in case.periodic for i in range(case.dim)])
+    return torch.where(is_phase, wrap(gap), gap).abs()
+
+
 def _coupling(
     real: Elementwise, dim: int, context: int, periodic: tuple[int, ...] = (), odd: bool = False
 ) -> Case:
@@ -123,6 +136,18 @@ def _mixture_of_all(dim: int, context: int) -> Transform:
     )
 
 
+def _between(low: Tensor, high: Tensor, z: Tensor) -> Tensor:
+    return low + (high - low) * torch.sigmoid(z)
+
+
+def _above(low: Tensor, z: Tensor) -> Tensor:
+    return low + torch.exp(z)
+
+
+def _below(high: Tensor, z: Tensor) -> Tensor:
+    return high - torch.exp(z)
+
+
 def _catalogue() -> dict[str, Case]:
     cases: dict[str, Case] = {}
     for context in (0, CONTEXT):
@@ -148,13 +173,13 @@ def _catalogue() -> dict[str, Case]:
                 partial(make, low, high),
                 dim,
                 diagonal=True,
-                domain=lambda z, low=low, high=high: low + (high - low) * torch.sigmoid(z),
+                domain=partial(_between, low, high),
             )
         cases[f"LowerBounded, D={dim}"] = Case(
-            partial(LowerBounded, low), dim, diagonal=True, domain=lambda z, low=low: low + torch.exp(z)
+            partial(LowerBounded, low), dim, diagonal=True, domain=partial(_above, low)
         )
         cases[f"UpperBounded, D={dim}"] = Case(
-            partial(UpperBounded, high), dim, diagonal=True, domain=lambda z, high=high: high - torch.exp(z)
+            partial(UpperBounded, high), dim, diagonal=True, domain=partial(_below, high)
         )
     cases["LU of some columns, D=5"] = Case(partial(LULinear, 5, [0, 2, 4]), 5, kept=(1, 3))
     cases["Logit, one for all, D=2"] = Case(

@@ -8,7 +8,7 @@ rounding errors of a computation with the transform's own Jacobian J, to first o
 with 4 (the half-width of the splines) added to |x| and |y|, because a spline's knots are rounded at that size. One
 rule thus serves identity-like maps (a few eps), affine maps (slopes up to e^5), LU maps of any condition, and
 splines, whose nearly flat pieces leave x undetermined in float32. Where it promises less than two digits it says
-nothing and is not applied. The tight absolute statement for splines is `test_spline_residual_in_float32`.
+nothing and is not applied. The tight absolute statement for splines is in `test_splines`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import pytest
 import torch
 from nflows.transforms import CompositeTransform, RandomPermutation, Transform
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import sbiflow.transforms
 from sbiflow.transforms.autoregressive import MaskedAutoregressive
@@ -32,8 +31,7 @@ from sbiflow.transforms.bounded import wrap
 from sbiflow.transforms.coupling import Coupling
 from sbiflow.transforms.elementwise import Affine, Chain, CircularSpline, Elementwise, Spline
 from sbiflow.transforms.linear import LULinear, Permutation
-from sbiflow.transforms.splines import knots, rational_quadratic, slopes
-from tests.transforms.catalogue import CATALOGUE, HALF_WIDTH, Case, randomise
+from tests.transforms.catalogue import CATALOGUE, HALF_WIDTH, build, distance
 
 ROWS, K, MEANINGLESS = 48, 60.0, 1e-2
 EXACT = 1e-9  # float64, same arithmetic in another order
@@ -44,19 +42,6 @@ every_direction = pytest.mark.parametrize("from_base", [False, True], ids=("x", 
 every_scale = pytest.mark.parametrize("scale", SCALES)
 conditional = [name for name, case in CATALOGUE.items() if case.context]
 with_phases = [name for name, case in CATALOGUE.items() if case.periodic]
-
-
-def build(case: Case, dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Transform:
-    """The case's transform with random parameters, the same for both dtypes."""
-    torch.manual_seed(0)
-    return randomise(case.make(), scale, seed=5).to(torch.float32).to(dtype)
-
-
-def distance(case: Case, one: Tensor, other: Tensor) -> Tensor:
-    """|one - other| in float64, around the circle for phases."""
-    gap = one.double() - other.double()
-    is_phase = torch.tensor([i in case.periodic for i in range(case.dim)])
-    return torch.where(is_phase, wrap(gap), gap).abs()
 
 
 def jacobian(transform: Transform, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -287,87 +272,6 @@ def test_every_moved_column_depends_on_the_context(name: str) -> None:
     one, other = (transform(start, case.condition(ROWS, torch.float64, seed))[0] for seed in (3, 4))
     moved = [i for i in range(case.dim) if i not in case.kept]
     assert (distance(case, one, other)[:, moved].amax(0) > 1e-6).all()
-
-
-@pytest.mark.parametrize("name", [name for name, case in CATALOGUE.items() if case.triangular])
-def test_cached_inverse_equals_the_inverse_by_passes(name: str) -> None:
-    case = CATALOGUE[name]
-    transform, context = build(case, scale=3.0), case.condition(ROWS, torch.float64, seed=7)
-    start = case.base(5 * ROWS, torch.float64, seed=11).view(5, ROWS, -1)
-    by_passes, logdet = transform.inverse(start, context)
-    with torch.no_grad():
-        cached, cached_logdet = transform.inverse(start, context)
-    # the sums are taken in another order, and a spline may be steep: see `trip`
-    assert distance(case, cached, by_passes.detach()).max() < 1e-7
-    torch.testing.assert_close(cached_logdet, logdet.detach(), rtol=1e-7, atol=1e-7)
-
-
-@pytest.mark.parametrize("context", [0, 3])
-def test_cached_inverse_costs_one_density_pass(context: int) -> None:
-    """Counted multiplications, so the gate is exact: the staircase of masks saves some of one pass."""
-    dim, rows = 15, 64
-    transform = MaskedAutoregressive(dim, context, Affine(), hidden=128, blocks=2)
-    start, condition = torch.randn(rows, dim), torch.randn(rows, context) if context else None
-    density = _flops(transform.forward, start, condition)
-    with torch.no_grad():
-        cached = _flops(transform.inverse, start, condition)
-    assert 0.4 * density < cached <= density
-    assert _flops(transform.inverse, start, condition) == dim * density
-
-
-def _flops(direction, inputs: Tensor, context: Tensor | None) -> int:
-    with FlopCounterMode(display=False) as counter:
-        direction(inputs, context)
-    return counter.get_total_flops()
-
-
-@every_scale
-@pytest.mark.parametrize("spline", [Spline(8, 5.0), Spline(16, 5.0)], ids=("8 bins", "16 bins"))
-def test_spline_residual_in_float32(spline: Spline, scale: float) -> None:
-    """|f(f^-1(y)) - y| <= 1.2e-4: half a unit in the last place of x = 5 by the greatest slope, 2 / MIN_BIN."""
-    generator = torch.Generator().manual_seed(1)
-    params = scale * torch.randn(50_000, spline.size, generator=generator)
-    y = spline.half_width * (2 * torch.rand(50_000, generator=generator) - 1)
-    x, inverse_logdet = spline(y, params, inverse=True)
-    again, _ = spline(x, params)
-    assert (again - y).abs().max() <= 1.2e-4
-    assert (again - y).abs().median() <= 2e-6
-    exact, _ = spline(y.double(), params.double(), inverse=True)
-    # x itself, where the spline is not nearly flat
-    steep = inverse_logdet < math.log(50)
-    assert steep.float().mean() > 0.97 and (x - exact)[steep].abs().max() <= 1e-4 * (1 if scale == 1 else 5)
-
-
-@every_dtype
-@every_scale
-@pytest.mark.parametrize("inverse", [False, True], ids=("forward", "inverse"))
-@pytest.mark.parametrize("circular", [False, True], ids=("line", "circle"))
-def test_spline_at_its_knots(dtype: torch.dtype, scale: float, inverse: bool, circular: bool) -> None:
-    """Knots go to knots with the slopes that were asked for, and all gradients there are finite."""
-    half_width, bins = math.pi if circular else HALF_WIDTH, 6
-    generator = torch.Generator().manual_seed(2)
-    raw = (scale * torch.randn(200, 1, 2, bins, generator=generator)).to(dtype).requires_grad_()
-    raw_slopes = (scale * torch.randn(200, 1, bins + 1, generator=generator)).to(dtype).requires_grad_()
-    slope = slopes(raw_slopes)
-    grid = knots(raw, half_width).detach()
-    inputs, expected = grid[:, 0].unbind(1)[:: -1 if inverse else 1]
-    inputs = inputs.clone().requires_grad_()
-    wide = raw.expand(-1, bins + 1, -1, -1)
-    outputs, logdet = rational_quadratic(inputs, wide, slope.expand(-1, bins + 1, -1), half_width, inverse)
-    close = 1e-12 if dtype == torch.float64 else 2e-6
-    torch.testing.assert_close(outputs, expected, rtol=close, atol=close)
-    sign = -1 if inverse else 1
-    close = 1e-9 if dtype == torch.float64 else 1e-2
-    torch.testing.assert_close(logdet, sign * torch.log(slope[:, 0]), rtol=close, atol=close)
-    grads = torch.autograd.grad(outputs.sum() + logdet.sum(), [inputs, raw, raw_slopes])
-    assert all(torch.isfinite(grad).all() for grad in grads)
-
-
-def test_spline_is_the_identity_outside() -> None:
-    spline = Spline(8, 3.0)
-    outside = torch.tensor([-1e6, -3.5, 3.0001, 8.0])
-    outputs, logdet = spline(outside, torch.randn(4, spline.size))
-    assert torch.equal(outputs, outside) and torch.count_nonzero(logdet) == 0
 
 
 @pytest.mark.parametrize("elementwise", [Affine(), Chain(Affine(), Spline()), CircularSpline()], ids=repr)

@@ -1,0 +1,48 @@
+import math
+
+import numpy as np
+import pytest
+
+from sbiflow import TrainConfig
+from sbiflow.training.loop import rate
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("optimiser", "sgd", "optimiser: expected one of muon, adam, got 'sgd'"),
+        ("schedule", "step", "schedule: expected one of cosine, onecycle, got 'step'"),
+        ("steps", 0, "steps: expected a whole number >= 1, got 0"),
+        ("batch", 1.5, "batch: expected a whole number >= 1, got 1.5"),
+        ("validate_every", -1, "validate_every: expected a whole number >= 1, got -1"),
+        ("patience", 0, "patience: expected a whole number >= 1, got 0"),
+        ("learning_rate", math.nan, "learning_rate and clip: expected values > 0, got nan"),
+        ("clip", -1.0, "learning_rate and clip: expected values > 0"),
+        ("validation", 1.0, "validation: expected a share between 0 and 1, got 1.0"),
+        ("seed", -1, "seed: expected a whole number >= 0, got -1"),
+        ("seed", 0.5, "seed: expected a whole number >= 0, got 0.5"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{field: value})
+
+
+def test_the_budget_follows_the_number_of_rows_within_bounds():
+    assert TrainConfig(batch=512).steps_for(1_000) == 2_000
+    assert TrainConfig(batch=512).steps_for(102_400) == 40 * 200
+    assert TrainConfig(batch=512).steps_for(10**8) == 20_000
+    assert TrainConfig(steps=7).steps_for(10**8) == 7
+
+
+@pytest.mark.parametrize("schedule, peak", [("cosine", 0.03), ("onecycle", 0.3)])
+def test_the_rate_rises_to_its_peak_and_falls_to_zero(schedule, peak):
+    config = TrainConfig(schedule=schedule, learning_rate=0.5)
+    values = [rate(i / 1000, config) for i in range(1000)]
+    top = round(1000 * peak)
+    assert values[0] == pytest.approx(0.02 * 0.5)
+    assert values[top] == pytest.approx(0.5) == max(values)
+    assert (np.diff(values[: top + 1]) > 0).all() and (np.diff(values[top:]) < 0).all()
+    assert values[-1] < 1e-5
+    # half way down the cosine it is half the peak
+    assert rate((1 + peak) / 2, config) == pytest.approx(0.25)
