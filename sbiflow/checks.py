@@ -17,12 +17,17 @@ def as_tensor(value: Any, name: str, dtype: torch.dtype | None = None) -> Tensor
         ValueError: `value` is not numeric.
     """
     try:
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        tensor = value if isinstance(value, Tensor) else _from_array(np.asarray(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: expected numbers, got {type(value).__name__} ({error})") from None
     if dtype is None and not tensor.is_floating_point():
         dtype = torch.float64
     return tensor if dtype is None else tensor.to(dtype)
+
+
+def _from_array(array: np.ndarray) -> Tensor:
+    """torch takes no reversed view, no other byte order (FITS has it) and warns of read-only memory."""
+    return torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS", "WRITEABLE"]))
 
 
 def check_shape(value: Any, name: str, expected: Sequence[int | str]) -> None:

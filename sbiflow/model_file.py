@@ -31,21 +31,28 @@ def write_model(
         config: JSON-able; format version and checksum are added.
         tensors: the weights.
         save_log: writes training.csv and training.png into the folder it is given.
+
+    Raises:
+        OSError: the folder cannot be written (a full disk); a former model in it is kept.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    weights = partial / "model.safetensors"
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, weights)
-    config = {"format_version": MODEL_FORMAT, "weights_sha256": _sha256(weights), **config}
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if save_log is not None:
-        save_log(partial)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _FILES:
-        if (partial / name).exists():
-            (partial / name).replace(folder / name)
-    shutil.rmtree(partial)
+    try:
+        weights = partial / "model.safetensors"
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, weights)
+        config = {"format_version": MODEL_FORMAT, "weights_sha256": _sha256(weights), **config}
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if save_log is not None:
+            save_log(partial)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _FILES:
+            if (partial / name).exists():
+                (partial / name).replace(folder / name)
+    except SafetensorError as error:
+        raise OSError(f"{folder}: cannot be written ({error}); a former model is kept") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -79,7 +79,7 @@ class Novelty(nn.Module):
         """Share of simulated observations at least as far out, (B, *x_shape) -> (B,)."""
         null = self.null.cpu()
         farther = len(null) - torch.searchsorted(null, self.distance(x))
-        return (1 + farther) / (1 + len(null))
+        return (1 + farther).double() / (1 + len(null))
 
     @property
     def alarm(self) -> float:

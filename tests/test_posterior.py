@@ -7,14 +7,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from scipy.stats import ks_2samp
 
 from sbiflow import Posterior, TrainConfig, posterior
 from sbiflow.contracts import Proposal
 from sbiflow.priors import PeriodicUniform, Prior, Uniform
 from tests.quick import EMBEDDING, FLOW, quick_store, quick_train, same_weights
-
 
 RING_PRIOR = Prior(Uniform("r", 2, 5, unit="m"), PeriodicUniform("phi", 0, 360, unit="deg"))
 LINE_PRIOR = Prior(Uniform("a", -1, 3))
@@ -297,6 +296,20 @@ def test_saving_replaces_a_model_and_leaves_other_files_alone(ring, line, model)
     assert Posterior.load(model).prior == line.prior
     assert (model / "checkpoint").read_text() == "mine"
     assert not model.with_name("model.partial").exists()
+
+
+def test_a_save_that_fails_keeps_the_former_model_and_leaves_nothing_behind(ring, line, model, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("sbiflow.model_file.save_file", full)
+    with pytest.raises(
+        OSError, match=r"model: cannot be written \(.*No space left.*\); a former model is kept"
+    ):
+        line.save(model)
+    assert same_weights(Posterior.load(model), ring)
+    assert [path.name for path in model.parent.iterdir()] == ["model"]
 
 
 def edit(model, **changes):
