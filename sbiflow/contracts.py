@@ -25,8 +25,10 @@ class Simulator(Protocol):
     (n, *x_shape), returning (n,) in nats, normalised over x.
     """
 
-    prior: Prior
-    x_shape: tuple[int, ...]
+    @property
+    def prior(self) -> Prior: ...
+    @property
+    def x_shape(self) -> tuple[int, ...]: ...
 
     def signal(self, theta: Tensor) -> Tensor:
         """Noise-free signal, (n, D) -> (n, *x_shape); rows that fail are NaN."""
@@ -45,8 +47,10 @@ class RowSimulator(Protocol):
     the executor.
     """
 
-    prior: Prior
-    x_shape: tuple[int, ...]
+    @property
+    def prior(self) -> Prior: ...
+    @property
+    def x_shape(self) -> tuple[int, ...]: ...
 
     def simulate_row(self, theta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """One draw of x, (D,) -> (*x_shape)."""
@@ -69,7 +73,8 @@ class Proposal(Protocol):
     A flow, a Markov chain or an exact posterior: calibration and importance sampling take any of them.
     """
 
-    prior: Prior
+    @property
+    def prior(self) -> Prior: ...
 
     def sample_and_log_prob(
         self, x: Tensor, n: int, generator: Generator | None = None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from itertools import islice
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sbiflow.blocks import AnySimulator, BlockResult, BlockTask, run_block
@@ -55,4 +56,4 @@ def progress_bar(shown: bool) -> Progress:
         TextColumn("{task.fields[failed]} failed"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, disable=not shown)
+    return Progress(*columns, console=Console(stderr=True), disable=not shown)

@@ -16,7 +16,6 @@ import typer
 from sbiflow.blocks import AnySimulator
 from sbiflow.calibration import calibrate
 from sbiflow.cli import lookup
-from sbiflow.contracts import Proposal
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.flows import FlowConfig
 from sbiflow.posterior import ModelInfo, Posterior
@@ -171,7 +170,7 @@ def check_command(
     lookup.check_target(json)
     posterior = Posterior.load(model, lookup.pick_device(device))
     chosen = _simulator_of(model, posterior, simulator)
-    found = calibrate(cast(Proposal, posterior), chosen, n=n, draws=draws, seed=seed, alpha=alpha)
+    found = calibrate(posterior, chosen, n=n, draws=draws, seed=seed, alpha=alpha)
     typer.echo(str(found))
     if report is not None:
         typer.echo(f"report: {found.to_html(report)}")
