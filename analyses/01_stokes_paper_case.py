@@ -31,7 +31,9 @@ EMBEDDING = sf.EmbeddingConfig(kind="residual", hidden=128, blocks=3, features=6
 def efficiencies(posterior: sf.Posterior, simulator: MilneEddington, x: torch.Tensor, n: int) -> np.ndarray:
     """Importance-sampling efficiency of the raw network for every observation."""
     draws = posterior.sample(x, n, seed=3)
-    one_by_one = (draws.observation(i).reweight(simulator.log_likelihood, progress=False) for i in range(len(x)))
+    one_by_one = (
+        draws.observation(i).reweight(simulator.log_likelihood, progress=False) for i in range(len(x))
+    )
     return np.array([weighted.diagnostics.efficiency for weighted in one_by_one])
 
 
@@ -73,12 +75,18 @@ def main() -> None:
     x_paper = simulator.observe(simulator.signal(TRUTH), torch.Generator().manual_seed(seed))[0]
     draws = posterior.sample(x_paper, 20_000, seed=5)
     weighted = draws.reweight(simulator.log_likelihood)
-    reference = emcee_reference(simulator.log_likelihood, simulator.prior, x_paper, seed=6)
+    reference = emcee_reference(
+        simulator.log_likelihood, simulator.prior, x_paper, seed=6, max_steps=1000 if fast else 20_000
+    )
     raw, corrected = compare(draws.theta, reference), compare(draws.theta, reference, weighted.weights)
-    print(f"\n{weighted}\n\n{reference}\n\nraw flow against emcee\n{raw}\n\nreweighted against emcee\n{corrected}\n")
+    print(
+        f"\n{weighted}\n\n{reference}\n\nraw flow against emcee\n{raw}\n\nreweighted against emcee\n{corrected}\n"
+    )
     print(report)
 
-    figure = weighted.corner(truth=TRUTH[0].numpy(), overlay={"emcee": reference.samples()}, label="flow, reweighted")
+    figure = weighted.corner(
+        truth=TRUTH[0].numpy(), overlay={"emcee": reference.samples()}, label="flow, reweighted"
+    )
     save_figure(figure, folder / "corner.png")
     save_figure(posterior.log.figure(), folder / "training.png")
     save_figure(report.rank_figure(), folder / "ranks.png")
@@ -86,7 +94,10 @@ def main() -> None:
 
     mean, error = float(log_q.mean()), float(log_q.std()) / len(log_q) ** 0.5
     median, fifth = float(np.median(efficiency)), float(np.quantile(efficiency, 0.05))
-    speed, minutes = draws_per_second(posterior, x_paper, 20_000 if fast else 200_000), posterior.info.training_seconds / 60
+    speed, minutes = (
+        draws_per_second(posterior, x_paper, 20_000 if fast else 200_000),
+        posterior.info.training_seconds / 60,
+    )
     numbers = [
         Number("simulator calls, training", f"{posterior.info.simulations:,}"),
         Number("training time, minutes", f"{minutes:.1f}", "10", "", minutes <= 10),
@@ -101,7 +112,9 @@ def main() -> None:
         Number("draws per second, one thread (published 26,000)", f"{speed:,.0f}", "52,000", "200,000", speed >= 52_000),
         Number("draws outside the prior, of 1,000,000", str(outside), "0", "", outside == 0),
     ]  # fmt: skip
-    report_numbers("Stokes paper case" + (" (--fast: proves nothing)" if fast else ""), numbers, folder, arguments)
+    report_numbers(
+        "Stokes paper case" + (" (--fast: proves nothing)" if fast else ""), numbers, folder, arguments
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def observation() -> tuple[MilneEddington, Tensor, str]:
         theta = torch.tensor([BEST_FIT], dtype=torch.float64)
         x = simulator.observe(simulator.signal(theta).double(), torch.Generator().manual_seed(0))[0]
         return simulator, x, "synthetic spectrum at the wavelengths of SST/CRISP"
-    print(f"continuum: {CONTINUUM_FACTOR} x the largest intensity = {crisp.continuum:.4e} erg s-1 cm-2 Hz-1 sr-1")
+    print(
+        f"continuum: {CONTINUUM_FACTOR} x the largest intensity = {crisp.continuum:.4e} erg s-1 cm-2 Hz-1 sr-1"
+    )
     print(f"polarimetric noise in the far wings: {crisp.polarimetric_noise:.1e} of the continuum")
     print(f"noise of I, Q, U, V with the allowance for the model: {NOISE}\n")
     return crisp_simulator(crisp), crisp.stokes, "SST/CRISP spectrum crisp/feobs.fits"
@@ -62,7 +64,9 @@ def bare_noise_check(x: Tensor, reference: Reference, seed: int, max_steps: int)
     A chain too short to have converged is enough to say whether anything near the best fit explains the data.
     """
     bare = crisp_simulator(noise_i=1e-2, noise_pol=2e-3)
-    chain = sf.emcee_reference(bare.log_likelihood, bare.prior, x, seed=seed, start=reference.theta, max_steps=max_steps)
+    chain = sf.emcee_reference(
+        bare.log_likelihood, bare.prior, x, seed=seed, start=reference.theta, max_steps=max_steps
+    )
     return sf.predictive_check(chain.theta, None, bare, x, seed=seed)
 
 
@@ -89,7 +93,12 @@ def main() -> None:
     print(f"\n{weighted}\n")
     within = sf.predictive_check(weighted.theta, weighted.weights, simulator, x, seed=seed)
     reference = sf.emcee_reference(
-        simulator.log_likelihood, simulator.prior, x, seed=seed, start=draws.theta[:5000], max_steps=400 if fast else 20_000
+        simulator.log_likelihood,
+        simulator.prior,
+        x,
+        seed=seed,
+        start=draws.theta[:5000],
+        max_steps=400 if fast else 20_000,
     )
     print(f"{reference}\n")
     raw, corrected = sf.compare(draws.theta, reference), sf.compare(draws.theta, reference, weighted.weights)
@@ -130,7 +139,11 @@ def main() -> None:
         Verdict("Importance weights", quality.reliable, quality.verdict),
         Verdict("Model and noise, allowance included", within.inside, within.verdict),
         Verdict("Calibration", report.passed, report.verdict),
-        Verdict("Against emcee", corrected.within(0.3, 0.2), f"Medians agree within {corrected.worst_shift:.2f} σ."),
+        Verdict(
+            "Against emcee",
+            corrected.within(0.3, 0.2),
+            f"Medians agree within {corrected.worst_shift:.2f} σ.",
+        ),
     ]
     sections = [
         Section("Posterior", f"{simulator.noise[:, 0].tolist()}: noise of I, Q, U, V in units of the continuum.", str(weighted)),

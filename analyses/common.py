@@ -32,11 +32,15 @@ class Number:
 def options(description: str, **integers: int) -> argparse.Namespace:
     """--fast, --seed, --record and further integer options with their defaults."""
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
-    parser.add_argument("--fast", action="store_true", help="a small version that takes seconds; proves nothing")
+    parser.add_argument(
+        "--fast", action="store_true", help="a small version that takes seconds; proves nothing"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--record", action="store_true", help="also write the table to analyses/results/")
     for name, default in integers.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=int, default=default, help=f"default {default}")
+        parser.add_argument(
+            "--" + name.replace("_", "-"), type=int, default=default, help=f"default {default}"
+        )
     return parser.parse_args()
 
 

@@ -54,7 +54,9 @@ class Section:
 def write_page(path: Path, title: str, verdicts: list[Verdict], sections: list[Section]) -> Path:
     """Render and write; returns the absolute path."""
     page = Environment(autoescape=True).from_string(TEMPLATE)
-    path.write_text(page.render(title=title, verdicts=verdicts, sections=sections, png=_png), encoding="utf-8")
+    path.write_text(
+        page.render(title=title, verdicts=verdicts, sections=sections, png=_png), encoding="utf-8"
+    )
     return path.resolve()
 
 

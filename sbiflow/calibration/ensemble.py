@@ -66,10 +66,12 @@ def _move_strays(chain: np.ndarray, logs: np.ndarray, rng: np.random.Generator) 
     return last, int(stray.sum())
 
 
-def _sampler(target: ChainTarget, walkers: int, sample: np.ndarray) -> emcee.EnsembleSampler:
+def _sampler(
+    target: ChainTarget, walkers: int, sample: np.ndarray, log_target: np.ndarray
+) -> emcee.EnsembleSampler:
     """A sampler with a mixture of global and local moves; `sample` (m, E) shapes the global one."""
     moves = [
-        (EllipticMove(sample), 0.5),
+        (EllipticMove(sample, log_target), 0.5),
         (emcee.moves.DEMove(), 0.3),
         (emcee.moves.DEMove(gamma0=1.0), 0.1),  # hops between separate modes
         (emcee.moves.StretchMove(), 0.1),
@@ -85,10 +87,10 @@ def begin(
     task = progress.add_task(f"annealing ensemble {which + 1}", total=1.0)
     draws, log_start = _start_density(target.space, start, rng, max(_MEMBERS, 6 * walkers))
     population = anneal(log_start, target, draws, rng, lambda beta: progress.update(task, completed=beta))
-    burn = _sampler(target, walkers, population.y)
+    burn = _sampler(target, walkers, population.y, population.log_target)
     random_state = np.random.RandomState(rng.integers(2**32)).get_state()
     burn.run_mcmc(emcee.State(_dispersed_walkers(population, walkers, rng), random_state=random_state), _BURN)
     last, strays = _move_strays(burn.get_chain(), burn.get_log_prob(), rng)
-    settled = burn.get_chain(discard=_BURN // 2, flat=True)
-    sampler = _sampler(target, walkers, settled)
+    settled = (read(discard=_BURN // 2, flat=True) for read in (burn.get_chain, burn.get_log_prob))
+    sampler = _sampler(target, walkers, *settled)
     return sampler, emcee.State(last, random_state=burn.random_state), strays
