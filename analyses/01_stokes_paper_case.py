@@ -51,7 +51,7 @@ def draws_per_second(posterior: sf.Posterior, x: torch.Tensor, n: int, repeats: 
 
 
 def main() -> None:
-    arguments = options(__doc__ or "", simulations=1_000_000, steps=25_000)
+    arguments = options(__doc__ or "", simulations=1_000_000, steps=20_000)
     fast, seed = arguments.fast, arguments.seed
     n, steps = (20_000, 300) if fast else (arguments.simulations, arguments.steps)
     n_pairs, n_observations, n_calibration = (1000, 10, 200) if fast else (20_000, 200, 1000)
@@ -76,7 +76,12 @@ def main() -> None:
     draws = posterior.sample(x_paper, 20_000, seed=5)
     weighted = draws.reweight(simulator.log_likelihood)
     reference = emcee_reference(
-        simulator.log_likelihood, simulator.prior, x_paper, seed=6, max_steps=1000 if fast else 20_000
+        simulator.log_likelihood,
+        simulator.prior,
+        x_paper,
+        seed=6,
+        threads=2,
+        max_steps=1000 if fast else 20_000,
     )
     raw, corrected = compare(draws.theta, reference), compare(draws.theta, reference, weighted.weights)
     print(

@@ -28,8 +28,8 @@ from simulators.crisp import BEST_FIT, CONTINUUM_FACTOR, NOISE, crisp_simulator,
 from simulators.stokes import MilneEddington
 
 NAME = "02_stokes_crisp"
-FLOW = sf.FlowConfig(family="spline_coupling", layers=6, hidden=96)
-EMBEDDING = sf.EmbeddingConfig(kind="residual", hidden=192, blocks=3, features=96)
+FLOW = sf.FlowConfig(family="spline_coupling", layers=5, hidden=64)
+EMBEDDING = sf.EmbeddingConfig(kind="residual", hidden=128, blocks=3, features=64)
 
 
 def observation() -> tuple[MilneEddington, Tensor, str]:
@@ -98,6 +98,7 @@ def main() -> None:
         x,
         seed=seed,
         start=draws.theta[:5000],
+        threads=2,
         max_steps=400 if fast else 20_000,
     )
     print(f"{reference}\n")

@@ -15,7 +15,7 @@ from sbiflow.calibration.space import ChainSpace, ChainTarget
 
 _KEY = 7301
 _MEMBERS = 400  # of the annealed population, at least
-_BURN = 400  # steps, after annealing
+_BURN = (300, 600)  # steps of the rounds of burn-in, after annealing
 _WIDEN = 1.5  # the ensemble starts this many times wider than the annealed population
 _START_WIDTH = 3.0  # width of the start density around supplied draws, in their standard deviations
 _START_DOF = 5.0
@@ -87,10 +87,21 @@ def begin(
     task = progress.add_task(f"annealing ensemble {which + 1}", total=1.0)
     draws, log_start = _start_density(target.space, start, rng, max(_MEMBERS, 6 * walkers))
     population = anneal(log_start, target, draws, rng, lambda beta: progress.update(task, completed=beta))
-    burn = _sampler(target, walkers, population.y, population.log_target)
     random_state = np.random.RandomState(rng.integers(2**32)).get_state()
-    burn.run_mcmc(emcee.State(_dispersed_walkers(population, walkers, rng), random_state=random_state), _BURN)
-    last, strays = _move_strays(burn.get_chain(), burn.get_log_prob(), rng)
-    settled = (read(discard=_BURN // 2, flat=True) for read in (burn.get_chain, burn.get_log_prob))
-    sampler = _sampler(target, walkers, *settled)
-    return sampler, emcee.State(last, random_state=burn.random_state), strays
+    places, sample, log_target = (
+        _dispersed_walkers(population, walkers, rng),
+        population.y,
+        population.log_target,
+    )
+    strays = 0
+    for steps in _BURN:  # each round shapes the global move for the next
+        burn = _sampler(target, walkers, sample, log_target)
+        burn.run_mcmc(emcee.State(places, random_state=random_state), steps)
+        random_state = burn.random_state
+        places, moved = _move_strays(burn.get_chain(), burn.get_log_prob(), rng)
+        strays += moved
+        sample, log_target = (
+            read(discard=steps // 3, flat=True) for read in (burn.get_chain, burn.get_log_prob)
+        )
+    sampler = _sampler(target, walkers, sample, log_target)
+    return sampler, emcee.State(places, random_state=random_state), strays

@@ -15,9 +15,9 @@ from scipy.special import logsumexp
 
 _DOF = 8.0
 _INFLATE = 1.1  # the tails of the proposal have to reach beyond those of the posterior
-_WORST = 0.04  # fraction of the sample that each further component is fitted to
-_FURTHER = 2
-_SHARE = 0.15  # weight of each further component
+_WORST = 0.03  # fraction of the sample that each further component is fitted to
+_FURTHER = 3
+_SHARE = 0.12  # weight of each further component
 _SHRINK = 0.15  # of a further component's covariance towards that of the sample
 
 

@@ -13,6 +13,7 @@ up to about 15 parameters.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import emcee
@@ -158,6 +159,7 @@ def emcee_reference(
     start: Tensor | None = None,
     walkers: int | None = None,
     max_steps: int = 20_000,
+    threads: int = 1,
     progress: bool = True,
 ) -> Reference:
     """Posterior draws by ensemble MCMC, with the evidence for their convergence.
@@ -172,6 +174,8 @@ def emcee_reference(
             three times wider than they are. Without, it begins at the prior.
         walkers: per ensemble, even; by default 4 per dimension and at least 40.
         max_steps: per ensemble, burn-in excluded.
+        threads: 2 runs the ensembles side by side, with the same result; `log_likelihood` is then called from two
+            threads at once.
         progress: show a progress bar.
 
     Raises:
@@ -182,6 +186,7 @@ def emcee_reference(
     x = as_tensor(x, "x").detach().double().cpu()
     check_finite(x, "x")
     check_count(max_steps, "max_steps", 400)
+    check_count(threads, "threads")
     space = ChainSpace(prior)
     if start is not None:
         start = as_tensor(start, "start").detach().double().cpu()
@@ -192,18 +197,21 @@ def emcee_reference(
     if check_count(walkers, "walkers", 2 * space.dim + 2) % 2:
         raise ValueError(f"walkers: expected an even number, got {walkers}")
 
-    target = ChainTarget(space, log_likelihood, x)
-    with Progress(transient=True, disable=not progress) as bar:
-        begun = [begin(target, start, walkers, seed, which, bar) for which in range(2)]
+    targets = [ChainTarget(space, log_likelihood, x) for _ in range(2)]
+    with Progress(transient=True, disable=not progress) as bar, ThreadPoolExecutor(threads) as pool:
+        begun = list(pool.map(lambda i: begin(targets[i], start, walkers, seed, i, bar), range(2)))
         samplers, positions = [b[0] for b in begun], [b[1] for b in begun]
         task = bar.add_task("ensemble MCMC", total=max_steps)
         done, length = 0, min(1000, max_steps)
+
+        def extend(i: int, start: int, stop: int) -> None:
+            for part in range(start, stop, 200):
+                count = math.ceil(min(200, stop - part) / _THIN)
+                positions[i] = samplers[i].run_mcmc(positions[i], count, thin_by=_THIN)
+                bar.advance(task, _THIN * count / 2)
+
         while True:
-            for i, sampler in enumerate(samplers):
-                for part in range(done, length, 200):
-                    count = math.ceil(min(200, length - part) / _THIN)
-                    positions[i] = sampler.run_mcmc(positions[i], count, thin_by=_THIN)
-                    bar.advance(task, _THIN * count / 2)
+            list(pool.map(extend, range(2), [done] * 2, [length] * 2))
             done = length
             state = _judge(space, samplers)
             reasons = state.failures(tuple(prior.names))
@@ -212,11 +220,11 @@ def emcee_reference(
             need = 1.1 * MIN_TIMES * np.nan_to_num(state.tau.max(), posinf=1e9) + done - state.n_steps
             length = int(min(max_steps, max(1.25 * done, min(need, 3 * done))))
             bar.update(task, total=int(min(max_steps, max(need, length))))
-    return _result(target, samplers, state, reasons, sum(b[2] for b in begun), seed)
+    return _result(targets, samplers, state, reasons, sum(b[2] for b in begun), seed)
 
 
 def _result(
-    target: ChainTarget,
+    targets: list[ChainTarget],
     samplers: list[emcee.EnsembleSampler],
     state: _State,
     reasons: tuple[str, ...],
@@ -231,14 +239,13 @@ def _result(
         warnings.append(
             f"{strays} of {2 * walkers} walkers had no posterior mass after burn-in and were moved"
         )
-    if target.n_nan:
-        warnings.append(
-            f"the log-likelihood was NaN for {target.n_nan} of {target.n_rows} points (taken as zero)"
-        )
+    n_nan, n_rows = sum(target.n_nan for target in targets), sum(target.n_rows for target in targets)
+    if n_nan:
+        warnings.append(f"the log-likelihood was NaN for {n_nan} of {n_rows} points (taken as zero)")
     return Reference(
-        theta=target.theta(draws),
-        prior=target.space.prior,
-        x=target.x,
+        theta=targets[0].theta(draws),
+        prior=targets[0].space.prior,
+        x=targets[0].x,
         converged=not reasons,
         reasons=reasons,
         tau=state.tau[:-1],
@@ -247,7 +254,7 @@ def _result(
         n_steps=state.n_steps,
         n_walkers=walkers,
         acceptance=float(np.mean([s.acceptance_fraction for s in samplers])),
-        n_likelihood_calls=target.n_rows,
+        n_likelihood_calls=n_rows,
         seed=seed,
         warnings=tuple(warnings),
     )

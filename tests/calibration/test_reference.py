@@ -197,3 +197,16 @@ def test_chain_space_round_trip_and_radius() -> None:
     prior_part = EDGE.base_log_prob(torch.from_numpy(z)).numpy()
     difference = space.log_base(unit) - prior_part
     np.testing.assert_allclose(difference, difference[0], atol=1e-12)
+
+
+def test_two_threads_give_the_same_chain() -> None:
+    toy = LinearGaussian()
+    x = torch.tensor([0.3, -0.2, 1.1], dtype=torch.float64)
+    one, two = (
+        emcee_reference(
+            toy.log_likelihood, toy.prior, x, seed=3, max_steps=1000, threads=threads, progress=False
+        )
+        for threads in (1, 2)
+    )
+    assert torch.equal(one.theta, two.theta)
+    assert one.n_likelihood_calls == two.n_likelihood_calls
