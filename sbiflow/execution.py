@@ -56,4 +56,5 @@ def progress_bar(shown: bool) -> Progress:
         TextColumn("{task.fields[failed]} failed"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), disable=not shown)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not (shown and console.is_terminal))

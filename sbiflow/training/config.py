@@ -29,7 +29,7 @@ class TrainConfig:
 
     steps: int | None = None
     batch: int = 512
-    learning_rate: float = 1e-2
+    learning_rate: float = 4e-3
     optimiser: str = "muon"
     schedule: str = "cosine"
     clip: float | None = 50.0
