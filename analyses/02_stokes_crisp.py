@@ -72,7 +72,7 @@ def bare_noise_check(x: Tensor, reference: Reference, seed: int, max_steps: int)
 
 def main() -> None:
     started = time.monotonic()
-    arguments = options(__doc__ or "", simulations=400_000, steps=8_000)
+    arguments = options(__doc__ or "", simulations=300_000, steps=5_000)
     fast, seed = arguments.fast, arguments.seed
     n, steps = (20_000, 300) if fast else (arguments.simulations, arguments.steps)
     folder = output_folder(NAME, fast)
@@ -104,7 +104,7 @@ def main() -> None:
     print(f"{reference}\n")
     raw, corrected = sf.compare(draws.theta, reference), sf.compare(draws.theta, reference, weighted.weights)
     print(f"raw flow against emcee\n{raw}\n\nreweighted against emcee\n{corrected}\n")
-    bare = bare_noise_check(x, reference, seed, max_steps=400 if fast else 2000)
+    bare = bare_noise_check(x, reference, seed, max_steps=400 if fast else 1000)
     report = sf.calibrate(posterior, simulator, n=200 if fast else 1000, seed=seed + 2000)
     print(f"{report}\n\nwith the allowance: {within}\nbare noise: {bare}\n")
     report.to_html(folder / "calibration.html")
