@@ -51,7 +51,7 @@ def draws_per_second(posterior: sf.Posterior, x: torch.Tensor, n: int, repeats: 
 
 
 def main() -> None:
-    arguments = options(__doc__ or "", simulations=1_000_000, steps=15_000)
+    arguments = options(__doc__ or "", simulations=1_000_000, steps=11_000)
     fast, seed = arguments.fast, arguments.seed
     n, steps = (20_000, 300) if fast else (arguments.simulations, arguments.steps)
     n_pairs, n_observations, n_calibration = (1000, 10, 200) if fast else (20_000, 200, 1000)
