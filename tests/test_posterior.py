@@ -15,6 +15,18 @@ from sbiflow.contracts import Proposal
 from sbiflow.priors import PeriodicUniform, Prior, Uniform
 from tests.quick import EMBEDDING, FLOW, quick_store, quick_train, same_weights
 
+# which one depends on the bytes of the header, here the length of a JSON text
+NOT_A_PICKLE = (
+    pickle.UnpicklingError,
+    ValueError,
+    KeyError,
+    EOFError,
+    IndexError,
+    AttributeError,
+    ImportError,
+    TypeError,
+)
+
 RING_PRIOR = Prior(Uniform("r", 2, 5, unit="m"), PeriodicUniform("phi", 0, 360, unit="deg"))
 LINE_PRIOR = Prior(Uniform("a", -1, 3))
 
@@ -286,7 +298,7 @@ def test_a_model_is_json_and_safetensors_with_the_log_beside_it(model):
     with safe_open(model / "model.safetensors", "pt") as opened:
         assert {name.split(".")[0] for name in opened.keys()} == {"flow", "novelty"}  # noqa: SIM118
     for name in ("config.json", "model.safetensors"):
-        with (model / name).open("rb") as opened, pytest.raises((pickle.UnpicklingError, KeyError)):
+        with (model / name).open("rb") as opened, pytest.raises(NOT_A_PICKLE):
             pickle.load(opened)
 
 

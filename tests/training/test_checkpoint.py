@@ -17,6 +17,18 @@ from sbiflow.training.optimiser import build_optimisers
 from tests.quick import CONFIG, EMBEDDING, FLOW, quick_store, quick_train, same_weights
 from tests.toys import LinearGaussian, normal_prior
 
+# which one depends on the bytes of the header, here the length of a JSON text
+NOT_A_PICKLE = (
+    pickle.UnpicklingError,
+    ValueError,
+    KeyError,
+    EOFError,
+    IndexError,
+    AttributeError,
+    ImportError,
+    TypeError,
+)
+
 ROOT = Path(__file__).parents[2]
 TOY = LinearGaussian()
 
@@ -67,7 +79,7 @@ def test_a_finished_run_is_not_trained_again(store, file, folder, monkeypatch):
 def test_a_checkpoint_is_no_pickle(folder):
     with safe_open(folder / "c", "pt") as opened:
         assert json.loads(opened.metadata()["meta"])["state"]["step"] == CONFIG.steps
-    with (folder / "c").open("rb") as opened, pytest.raises(pickle.UnpicklingError):
+    with (folder / "c").open("rb") as opened, pytest.raises(NOT_A_PICKLE):
         pickle.load(opened)
 
 
@@ -79,7 +91,7 @@ def noisier():
     "options, expected",
     [
         ({"config": replace(CONFIG, seed=1)}, r"config\.seed: expected 1, got 0"),
-        ({"config": replace(CONFIG, learning_rate=0.1)}, r"config\.learning_rate: expected 0\.1, got 0\.01"),
+        ({"config": replace(CONFIG, learning_rate=0.1)}, r"config\.learning_rate: expected 0\.1, got 0\.004"),
         ({"flow": replace(FLOW, family="maf")}, r"flow\.family: expected maf, got spline_coupling"),
         ({"embedding": replace(EMBEDDING, blocks=2)}, r"embedding\.blocks: expected 2, got 1"),
         ({"simulator": noisier()}, r"noise: expected \w+, got \w+"),
