@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ from sbiflow import EmbeddingConfig, FlowConfig, Posterior, Store, TrainConfig, 
 
 FLOW = FlowConfig(layers=2, hidden=24, blocks=1, bins=5)  # wide enough for Muon to have matrices of its own
 EMBEDDING = EmbeddingConfig("residual", features=8, hidden=20, blocks=1)
+# which one depends on the bytes of the header, here the length of a JSON text
+NOT_A_PICKLE = (
+    pickle.UnpicklingError, ValueError, KeyError, EOFError, IndexError, AttributeError, ImportError, TypeError,
+)  # fmt: skip
 CONFIG = TrainConfig(steps=40, batch=64, validate_every=10, patience=None)
 
 

@@ -13,19 +13,7 @@ from scipy.stats import ks_2samp
 from sbiflow import Posterior, TrainConfig, posterior
 from sbiflow.contracts import Proposal
 from sbiflow.priors import PeriodicUniform, Prior, Uniform
-from tests.quick import EMBEDDING, FLOW, quick_store, quick_train, same_weights
-
-# which one depends on the bytes of the header, here the length of a JSON text
-NOT_A_PICKLE = (
-    pickle.UnpicklingError,
-    ValueError,
-    KeyError,
-    EOFError,
-    IndexError,
-    AttributeError,
-    ImportError,
-    TypeError,
-)
+from tests.quick import EMBEDDING, FLOW, NOT_A_PICKLE, quick_store, quick_train, same_weights
 
 RING_PRIOR = Prior(Uniform("r", 2, 5, unit="m"), PeriodicUniform("phi", 0, 360, unit="deg"))
 LINE_PRIOR = Prior(Uniform("a", -1, 3))

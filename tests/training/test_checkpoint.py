@@ -14,20 +14,8 @@ from sbiflow import EmbeddingConfig, FlowConfig, Posterior
 from sbiflow.training import checkpoint as module
 from sbiflow.training.checkpoint import Checkpoint, load_tensors, pack, save_tensors, unpack
 from sbiflow.training.optimiser import build_optimisers
-from tests.quick import CONFIG, EMBEDDING, FLOW, quick_store, quick_train, same_weights
+from tests.quick import CONFIG, EMBEDDING, FLOW, NOT_A_PICKLE, quick_store, quick_train, same_weights
 from tests.toys import LinearGaussian, normal_prior
-
-# which one depends on the bytes of the header, here the length of a JSON text
-NOT_A_PICKLE = (
-    pickle.UnpicklingError,
-    ValueError,
-    KeyError,
-    EOFError,
-    IndexError,
-    AttributeError,
-    ImportError,
-    TypeError,
-)
 
 ROOT = Path(__file__).parents[2]
 TOY = LinearGaussian()
