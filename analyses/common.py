@@ -29,17 +29,17 @@ class Number:
     met: bool | None = None
 
 
-def options(description: str, **integers: int) -> argparse.Namespace:
-    """--fast, --seed, --record and further integer options with their defaults."""
+def options(description: str, **further: int | str) -> argparse.Namespace:
+    """--fast, --seed, --record and further options of the type of their defaults."""
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument(
         "--fast", action="store_true", help="a small version that takes seconds; proves nothing"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--record", action="store_true", help="also write the table to analyses/results/")
-    for name, default in integers.items():
+    for name, default in further.items():
         parser.add_argument(
-            "--" + name.replace("_", "-"), type=int, default=default, help=f"default {default}"
+            "--" + name.replace("_", "-"), type=type(default), default=default, help=f"default {default}"
         )
     return parser.parse_args()
 

@@ -2,6 +2,7 @@
 
 from sbiflow.calibration import CalibrationReport, calibrate, compare, emcee_reference, predictive_check
 from sbiflow.embedding import EmbeddingConfig
+from sbiflow.ensemble import Ensemble
 from sbiflow.flows import FlowConfig
 from sbiflow.posterior import Posterior
 from sbiflow.priors import (
@@ -20,15 +21,17 @@ from sbiflow.priors import (
 from sbiflow.samples import PosteriorSamples, WeightedSamples
 from sbiflow.simulate import draw_pairs, simulate, simulator_from_function
 from sbiflow.store import Store
-from sbiflow.training import TrainConfig, train
+from sbiflow.training import Member, TrainConfig, default_members, train, train_ensemble
 
 __all__ = [
     "CalibrationReport",
     "Cosine",
     "EmbeddingConfig",
+    "Ensemble",
     "FlowConfig",
     "LogNormal",
     "LogUniform",
+    "Member",
     "Normal",
     "PeriodicUniform",
     "Posterior",
@@ -43,6 +46,7 @@ __all__ = [
     "WeightedSamples",
     "calibrate",
     "compare",
+    "default_members",
     "draw_pairs",
     "emcee_reference",
     "isotropic_direction",
@@ -50,4 +54,5 @@ __all__ = [
     "simulate",
     "simulator_from_function",
     "train",
+    "train_ensemble",
 ]

@@ -16,6 +16,7 @@ from nflows.transforms.base import Transform
 from torch import Tensor, nn
 
 from sbiflow.embedding import Embedding, EmbeddingConfig
+from sbiflow.guess import Guess
 from sbiflow.transforms.autoregressive import MaskedAutoregressive
 from sbiflow.transforms.bounded import wrap
 from sbiflow.transforms.composite import Composite
@@ -23,6 +24,7 @@ from sbiflow.transforms.coupling import Coupling
 from sbiflow.transforms.elementwise import Affine, Chain, CircularSpline, Elementwise, Spline, elementwise_for
 from sbiflow.transforms.linear import LULinear, Permutation
 from sbiflow.transforms.splines import MIN_BIN
+from sbiflow.transforms.whiten import Whiten
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class FlowConfig:
         bins: spline bins.
         half_width: splines act on [-half_width, half_width] of the base space, the identity outside.
         linear: an LU-factorised linear map after every transform.
+        start: what the untrained flow is: "regression", the Gaussian posterior of a linear fit to the simulations
+            (guess.py), or "prior".
+        dropout: share of the conditioners' units dropped while training, against over-fitting few simulations.
     """
 
     family: str = "spline_coupling"
@@ -45,12 +50,18 @@ class FlowConfig:
     bins: int = 8
     half_width: float = 5.0
     linear: bool = True
+    start: str = "regression"
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"flow family: expected one of {', '.join(FAMILIES)}, got {self.family!r}")
+        if self.start not in ("regression", "prior"):
+            raise ValueError(f'flow start: expected "regression" or "prior", got {self.start!r}')
         if min(self.layers, self.hidden) < 1 or self.blocks < 0 or not 0 < self.half_width < math.inf:
             raise ValueError(f"flow: expected positive sizes, got {self}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"flow dropout: expected a share in [0, 1), got {self.dropout}")
         if not 2 <= self.bins < 1 / MIN_BIN:
             raise ValueError(
                 f"flow: expected at least 2 bins and fewer than {1 / MIN_BIN:.0f}, got {self.bins}"
@@ -64,7 +75,7 @@ def _coupling(
     moved = [i for i in range(dim) if (i + layer) % 2 == 0] or list(range(dim))
     own = elementwise_for(real, CircularSpline(config.bins), [periodic[i] for i in moved])
     phases = [i for i in range(dim) if periodic[i]]
-    return Coupling(dim, moved, context, own, config.hidden, config.blocks, phases)
+    return Coupling(dim, moved, context, own, config.hidden, config.blocks, phases, config.dropout)
 
 
 def _autoregressive(
@@ -72,7 +83,7 @@ def _autoregressive(
 ) -> Transform:
     own = elementwise_for(real, CircularSpline(config.bins), periodic)
     phases = tuple(i for i, flag in enumerate(periodic) if flag)
-    return MaskedAutoregressive(len(periodic), context, own, config.hidden, config.blocks, phases)
+    return MaskedAutoregressive(len(periodic), context, own, config.hidden, config.blocks, phases, config.dropout)
 
 
 def _spline(config: FlowConfig) -> Elementwise:
@@ -130,10 +141,21 @@ class ConditionalFlow(nn.Module):
         x_shape: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self.dim, self.periodic = len(periodic), periodic
-        self.embedding = Embedding(embedding, x_shape)
-        self.transform = build_transform(config, periodic, self.embedding.features)
+        self.dim, self.periodic, self.has_dropout = len(periodic), periodic, config.dropout > 0
+        real = [i for i in range(self.dim) if not periodic[i]]
+        own = Embedding(embedding, x_shape)
+        guided = config.start == "regression" and bool(real)
+        self.embedding = Guess(own, len(real)) if guided else own
+        flow = build_transform(config, periodic, self.embedding.features)
+        self.transform = Composite([Whiten(self.dim, real), *flow.transforms]) if guided else flow
         self.register_buffer("phase", torch.tensor(periodic), persistent=False)
+
+    def fit(self, z: Tensor, x: Tensor, signal: Tensor) -> None:
+        """Fit what is not trained by gradients: z (n, D), noisy x and noise-free signal (n, *x_shape)."""
+        self.embedding.fit(x, signal)
+        first = next(iter(self.transform.transforms), None)
+        if isinstance(self.embedding, Guess) and isinstance(first, Whiten):
+            first.fit(self.embedding.regress(x, z[:, first.columns.cpu()]))
 
     def base_log_prob(self, u: Tensor) -> Tensor:
         """Standard normal per real column, uniform per phase; (..., D) -> (...)."""
@@ -143,7 +165,11 @@ class ConditionalFlow(nn.Module):
 
     def log_prob(self, z: Tensor, x: Tensor) -> Tensor:
         """log q(z | x), (...)."""
-        u, logdet = self.transform(z, self.embedding(x))
+        return self.log_prob_given(z, self.embedding(x))
+
+    def log_prob_given(self, z: Tensor, context: Tensor) -> Tensor:
+        """The same from contexts (..., C)."""
+        u, logdet = self.transform(z, context)
         return self.base_log_prob(u) + logdet
 
     def sample_and_log_prob(

@@ -3,12 +3,14 @@
 With draws θ_i ~ q(θ|x) the weights w_i = p(x|θ_i) p(θ_i) / q(θ_i|x) turn averages over q into averages
 over the posterior, and their mean estimates the evidence p(x). Both are exact as n → ∞ where q covers the
 posterior; for the draws at hand the effective sample size says how many independent posterior draws they are
-worth, and the Pareto k̂ whether the largest weights still have a finite variance. What no weight can show is
-posterior mass in a place where q never draws: for that compare with an MCMC reference, or calibrate.
+worth, and the Pareto k̂ whether the largest weights still have a finite variance. The error of the evidence has a
+second part, the share of the sum that its heaviest tail has probably not shown yet (see `sbiflow.pareto`): without
+it a proposal that is too narrow is off by many of its own errors. What no weight can show is posterior mass in a
+place where q never draws: likelihoods elsewhere may (see `sbiflow.elsewhere`); where they do not reach, compare with
+a reference, or calibrate.
 
 Tensors in, tensors and numbers out, float64.
-Sources: Kong 1992 (effective sample size); Vehtari, Simpson, Gelman, Yao & Gabry 2024, arXiv 1507.02646 (k̂);
-Zhang & Stephens 2009, Technometrics 51, 316 (the generalised Pareto fit).
+Source: Kong 1992 (effective sample size).
 """
 
 from __future__ import annotations
@@ -22,17 +24,33 @@ from rich.progress import track
 from torch import Tensor
 
 from sbiflow.checks import check_count
+from sbiflow.pareto import khat_limit, psis_khat, unseen_share
+from sbiflow.verdict import further_warnings, verdict
 
 CHUNK = 16_384
-MIN_ESS = 100.0  # below it the error of a median exceeds a tenth of the posterior's width
-GOOD_ESS = 1_000.0  # the 16 and 84 % quantiles are then good to about 5 % of the width
-FINITE_VARIANCE = 0.5  # k̂ above which the variance of the weights, and so every error quoted, is in doubt
-LOW_EFFICIENCY = 0.05
-MAX_NONFINITE = 0.01  # share of draws whose likelihood is NaN above which the answer is not used
-EQUAL_WEIGHTS = 1e-9  # largest log-weights that differ by less are equal: rounding has no tail to fit
-MIN_TAIL = 5  # draws in the tail that the Pareto fit needs
+TOLERATED = 1.0  # errors of the evidence that may be missed elsewhere
+ROUNDING = 1e-6
 
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What likelihoods where the proposal does not draw say about the posterior that it misses.
+
+    Attributes:
+        n: likelihoods evaluated.
+        missed: posterior mass at places whose weight exceeds every weight among the draws, over the mass seen.
+        reach: posterior mass that a missed mode as wide as the posterior seen must have for draws from the prior to
+            find it with a probability of 95 %; near 1, they find none.
+    """
+
+    n: int
+    missed: float
+    reach: float
+
+    def __str__(self) -> str:
+        return f"{self.missed:.2%} missed, from {self.n:,} likelihoods elsewhere (reach {self.reach:.0%})"
 
 
 @dataclass(frozen=True)
@@ -46,12 +64,15 @@ class WeightDiagnostics:
         khat: Pareto shape of the largest weights; inf where it cannot be fitted.
         max_weight_share: the largest weight's share of the sum.
         log_evidence: log of the mean weight [nats].
-        log_evidence_error: its standard error [nats]; inf if every weight is zero.
+        log_evidence_error: its standard error [nats]: that of the weights seen and `unseen_share` together; inf if
+            every weight is zero or no tail can be fitted.
+        unseen_share: expected share of the evidence beyond the largest weights seen.
         n_zero: draws of zero weight, those of a NaN likelihood included.
         n_nonfinite: draws whose log-likelihood is NaN.
         verdict: one sentence that begins with "Trustworthy" or "Do not use".
         reliable: whether it is the former.
         warnings: further sentences.
+        elsewhere: a check for posterior mass that the proposal misses; None if none was made.
     """
 
     n: int
@@ -61,11 +82,13 @@ class WeightDiagnostics:
     max_weight_share: float
     log_evidence: float
     log_evidence_error: float
+    unseen_share: float
     n_zero: int
     n_nonfinite: int
     verdict: str
     reliable: bool
     warnings: tuple[str, ...]
+    elsewhere: Elsewhere | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -74,6 +97,7 @@ class WeightDiagnostics:
             f"  Pareto k-hat           {self.khat:.2f} (limit {khat_limit(self.n):.2f})",
             f"  largest weight         {self.max_weight_share:.2%} of the sum",
             f"  log evidence           {self.log_evidence:.3f} ± {self.log_evidence_error:.3f} nats",
+            f"  missed modes           {self.elsewhere or 'not looked for: weights cannot show them'}",
             *(f"  warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
@@ -167,48 +191,9 @@ def log_evidence(log_weights: Tensor) -> tuple[float, float]:
     return float(log_weights.double().logsumexp(0)) - math.log(n), math.sqrt(max(n - ess, 0.0) / (n * ess))
 
 
-def khat_limit(n: int) -> float:
-    """Above this k̂, n draws give no reliable estimate: min(1 − 1/log10 n, 0.7) (arXiv 1507.02646)."""
-    return min(1 - 1 / math.log10(n), 0.7) if n > 1 else -math.inf
-
-
-def psis_khat(log_weights: Tensor) -> float:
-    """Pareto shape k̂ of the largest min(n/5, 3√n) weights; as `arviz.psislw`, bar the two cases below.
-
-    inf if the tail has fewer than five draws (too few draws, or a few carry everything). 0 if the largest
-    weights are all equal, as for an exact proposal: the weights are bounded and nothing is left to fit.
-    """
-    n = len(log_weights)
-    tail_size = math.ceil(min(n / 5, 3 * math.sqrt(n)))
-    if tail_size < MIN_TAIL or not bool((log_weights > -math.inf).any()):
-        return math.inf
-    scaled = (log_weights.double() - log_weights.double().max()).sort().values
-    cutoff = max(float(scaled[-tail_size - 1]), math.log(torch.finfo(torch.float64).tiny))
-    if cutoff > -EQUAL_WEIGHTS:
-        return 0.0
-    tail = scaled[scaled > cutoff].exp() - math.exp(cutoff)
-    return _pareto_shape(tail) if len(tail) >= MIN_TAIL else math.inf
-
-
-def _pareto_shape(excess: Tensor) -> float:
-    """Shape of a generalised Pareto distribution: Zhang & Stephens' mean, shrunk to 0.5 by ten draws.
-
-    `excess` is sorted and positive. inf if the fit fails (the lower quartile is zero to rounding).
-    """
-    n = len(excess)
-    count = 30 + math.isqrt(n)
-    quartile = excess[int(n / 4 + 0.5) - 1]
-    steps = torch.arange(1, count + 1, dtype=torch.float64) - 0.5
-    b = 1 / excess[-1] + (1 - (count / steps).sqrt()) / (3 * quartile)
-    k = torch.log1p(-b[:, None] * excess).mean(1)
-    weight = torch.softmax(n * (torch.log(-b / k) - k - 1), 0)
-    weight = torch.where(weight >= 10 * torch.finfo(torch.float64).eps, weight, 0.0)
-    b_mean = (b * weight).sum() / weight.sum()
-    shape = (n * torch.log1p(-b_mean * excess).mean() + 10 * 0.5) / (n + 10)
-    return float(shape) if bool(shape.isfinite()) else math.inf
-
-
-def diagnose(log_weights: Tensor, n_nonfinite: int = 0) -> WeightDiagnostics:
+def diagnose(
+    log_weights: Tensor, n_nonfinite: int = 0, elsewhere: Elsewhere | None = None
+) -> WeightDiagnostics:
     """Every figure and the verdict for one set of log-weights (n,), −inf for zero weight.
 
     Raises:
@@ -221,8 +206,18 @@ def diagnose(log_weights: Tensor, n_nonfinite: int = 0) -> WeightDiagnostics:
     )
     n, ess, khat = len(log_weights), effective_sample_size(log_weights), psis_khat(log_weights)
     evidence, error = log_evidence(log_weights)
+    unseen = unseen_share(log_weights)
+    error = math.hypot(error, unseen)
     share = math.exp(float(log_weights.double().max() - log_weights.double().logsumexp(0))) if ess else 0.0
-    text, reliable = verdict(n, ess, khat, n_nonfinite)
+    text, reliable = verdict(n, ess, khat, n_nonfinite, unseen)
+    if reliable and elsewhere and elsewhere.missed > TOLERATED * error + ROUNDING:
+        reliable, text = (
+            False,
+            (
+                f"Do not use: {elsewhere.n:,} likelihoods elsewhere find {elsewhere.missed:.1%} of the posterior "
+                "where the proposal hardly draws."
+            ),
+        )
     return WeightDiagnostics(
         n=n,
         ess=ess,
@@ -231,68 +226,11 @@ def diagnose(log_weights: Tensor, n_nonfinite: int = 0) -> WeightDiagnostics:
         max_weight_share=share,
         log_evidence=evidence,
         log_evidence_error=error,
+        unseen_share=unseen,
         n_zero=int((log_weights == -math.inf).sum()),
         n_nonfinite=n_nonfinite,
         verdict=text,
         reliable=reliable,
-        warnings=_warnings(n, ess, khat, n_nonfinite, reliable),
+        warnings=further_warnings(n, ess, khat, n_nonfinite, reliable),
+        elsewhere=elsewhere,
     )
-
-
-def verdict(n: int, ess: float, khat: float, n_nonfinite: int = 0) -> tuple[str, bool]:
-    """Whether to use weighted draws, in plain words, and as a bool.
-
-    k̂ and the efficiency are judged together because k̂ alone is noisy: 20,000 draws from a Gaussian of half
-    the posterior's width pass its limit one time in three, with widths 11 % too small, but their efficiency
-    is then near 3 %. With both rules one in twelve passes, and it carries a warning.
-
-    >>> verdict(10_000, 9_000.0, 0.1)[0]
-    'Trustworthy: the draws are worth 9,000 independent ones (90.0 %) and Pareto k-hat 0.10 is below 0.70.'
-    """
-    limit = khat_limit(n)
-    if ess == 0:
-        return (
-            "Do not use: every draw has zero weight; no draw lies where the likelihood and prior do.",
-            False,
-        )
-    if n_nonfinite > MAX_NONFINITE * n:
-        return f"Do not use: the log-likelihood is NaN for {n_nonfinite:,} of {n:,} draws.", False
-    if not khat < limit:
-        text = (
-            f"Pareto k-hat {khat:.2f} is not below {limit:.2f}"
-            if math.isfinite(khat)
-            else ("Pareto k-hat cannot be fitted, for too few draws carry weight")
-        )
-        return f"Do not use: {text}; a few draws decide the answer and its error is not known.", False
-    if ess < MIN_ESS:
-        text = f"the draws are worth {ess:.1f} independent ones, fewer than {MIN_ESS:.0f}"
-        return f"Do not use: {text}.", False
-    if khat > FINITE_VARIANCE and ess < LOW_EFFICIENCY * n:
-        text = f"efficiency {ess / n:.1%} with Pareto k-hat {khat:.2f}"
-        return f"Do not use: {text}; the proposal is probably narrower than the posterior.", False
-    return (
-        f"Trustworthy: the draws are worth {ess:,.0f} independent ones ({100 * ess / n:.1f} %) "
-        f"and Pareto k-hat {khat:.2f} is below {limit:.2f}."
-    ), True
-
-
-def _warnings(n: int, ess: float, khat: float, n_nonfinite: int, reliable: bool) -> tuple[str, ...]:
-    found = []
-    if n_nonfinite:
-        found.append(
-            f"the log-likelihood is NaN for {n_nonfinite:,} of {n:,} draws; they have weight zero, so the "
-            "answer leaves out that part of the parameter space"
-        )
-    if reliable and ess < GOOD_ESS:
-        found.append(
-            f"the means carry a Monte Carlo error of {1 / math.sqrt(ess):.1%} of the posterior's width (sd)"
-        )
-    if reliable and khat > FINITE_VARIANCE:
-        found.append(
-            f"Pareto k-hat {khat:.2f} is above 0.5: the errors quoted are too small and the tails may be too"
-        )
-    if reliable and ess < LOW_EFFICIENCY * n:
-        found.append(
-            "efficiency below 5 %: the proposal is a poor fit here, and only the weights make it right"
-        )
-    return tuple(found)

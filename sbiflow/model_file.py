@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2  # 2: the novelty test in embedding space
 _FILES = ("training.csv", "training.png", "model.safetensors", "config.json")  # in the order of replacement
 
 

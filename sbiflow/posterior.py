@@ -14,7 +14,7 @@ from sbiflow.checks import as_tensor, check_count, check_finite, check_shape
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.flows import ConditionalFlow, FlowConfig
 from sbiflow.model_file import part, read_model, write_model
-from sbiflow.novelty import Novelty
+from sbiflow.novelty import Novelty, NoveltyCheck
 from sbiflow.priors import Prior
 from sbiflow.samples import PosteriorSamples
 from sbiflow.seeding import check_seed, torch_generator
@@ -81,16 +81,17 @@ class Posterior:
             seed: the same seed gives the same draws on the same device.
 
         Returns:
-            PosteriorSamples with theta (n, D) or (n, B, D), log q, and a warning for every observation that does not
-            look like the simulations.
+            PosteriorSamples with theta (n, D) or (n, B, D), log q, for every observation the p-values that it looks
+            like a simulated one, and a warning if any does not.
 
         Raises:
             ValueError: x of another shape, NaN or infinite values in x, n < 1.
         """
-        batch, single = self._observations(x)
+        batch, single = self.observations(x)
         check_count(n, "n")
         generator = torch_generator(check_seed(seed), _SAMPLE_KEY, device=self.device)
         theta, log_q = self.sample_and_log_prob(batch, n, generator)
+        novelty = self.novelty_check(batch)
         return PosteriorSamples(
             theta=theta[:, 0] if single else theta,
             log_q=log_q[:, 0] if single else log_q,
@@ -98,7 +99,9 @@ class Posterior:
             prior=self.prior,
             seed=seed,
             source=f"{self.flow_config.family} flow trained on {self.info.simulations} simulations",
-            warnings=self._warnings(batch),
+            warnings=novelty.warnings,
+            novelty=novelty,
+            proposal=self,
         )
 
     @torch.no_grad()
@@ -134,6 +137,25 @@ class Posterior:
         return torch.cat([theta for theta, _ in parts]), torch.cat([log_q for _, log_q in parts])
 
     @torch.no_grad()
+    def log_prob_of_draws(self, theta: Tensor, x: Tensor) -> Tensor:
+        """log q of draws inside the support: theta (n, B, D), x (B, *x_shape) -> (n, B), float64.
+
+        As `log_prob`, but every observation is embedded once however many draws it has.
+        """
+        columns = []
+        step = max(self._chunk // max(len(theta), 1), 1)
+        for part, observed in zip(theta.split(step, 1), x.split(step), strict=True):
+            context = self.flow.embedding(observed.to(self.device, torch.float32))
+            rows = []
+            for block in part.split(max(self._chunk // len(observed), 1)):
+                z, log_jacobian = self.prior.unconstrain(block.reshape(-1, self.prior.dim))
+                z = z.reshape(block.shape).to(self.device, torch.float32)
+                log_q = self.flow.log_prob_given(z, context).cpu().double()
+                rows.append(log_q + log_jacobian.reshape(block.shape[:-1]))
+            columns.append(torch.cat(rows))
+        return torch.cat(columns, 1)
+
+    @torch.no_grad()
     def log_prob(self, theta: Any, x: Any) -> Tensor:
         """Normalised log q(theta | x) [nats, per physical units]; -inf outside the prior's support.
 
@@ -147,7 +169,7 @@ class Posterior:
         theta = as_tensor(theta, "theta", torch.float64)
         check_shape(theta, "theta", ("n", self.prior.dim))
         check_finite(theta, "theta")
-        batch, single = self._observations(x)
+        batch, single = self.observations(x)
         if not single and len(batch) != len(theta):
             raise ValueError(f"x: expected one observation or {len(theta)}, one per theta, got {len(batch)}")
         inside = self.prior.inside(theta)
@@ -164,9 +186,20 @@ class Posterior:
             result[inside] = torch.cat(parts) + log_jacobian
         return result
 
+    @torch.no_grad()
+    def novelty_check(self, x: Any) -> NoveltyCheck:
+        """p-values (B,) that x looks like a simulated observation, in input and in embedding space.
+
+        Raises:
+            ValueError: x of another shape, NaN or infinite.
+        """
+        batch, _ = self.observations(x)
+        blocks = batch.to(self.device, torch.float32).split(self._chunk)
+        return self.novelty.check(batch, torch.cat([self.flow.embedding(block) for block in blocks]))
+
     def novelty_p_value(self, x: Any) -> Tensor:
-        """p-value that x looks like a simulated observation, (B,) (see `sbiflow.novelty`)."""
-        return self.novelty.p_value(self._observations(x)[0])
+        """Both p-values of `novelty_check` combined, (B,)."""
+        return self.novelty_check(x).p_value
 
     def save(self, folder: str | Path) -> None:
         """Write model.safetensors, config.json and the training log; no pickle. Replaces a model of the same path."""
@@ -189,7 +222,7 @@ class Posterior:
         try:
             flow_config, embedding = FlowConfig(**config["flow"]), EmbeddingConfig(**config["embedding"])
             prior, x_shape = Prior.from_spec(config["prior"]), tuple(config["x_shape"])
-            info, novelty = ModelInfo(**config["info"]), Novelty(*config["novelty"])
+            info, novelty = ModelInfo(**config["info"]), Novelty(**config["novelty"])
             flow = ConditionalFlow(flow_config, embedding, tuple(prior.periodic.tolist()), x_shape)
             flow.load_state_dict(part(tensors, "flow."))
             novelty.load_state_dict(part(tensors, "novelty."))
@@ -199,7 +232,7 @@ class Posterior:
             ) from None
         return cls(flow.to(device).eval(), flow_config, embedding, prior, x_shape, novelty, info)
 
-    def _observations(self, x: Any) -> tuple[Tensor, bool]:
+    def observations(self, x: Any) -> tuple[Tensor, bool]:
         """(B, *x_shape) float64 and whether one observation was given."""
         x = as_tensor(x, "x", torch.float64)
         single = x.ndim == len(self.x_shape)
@@ -208,14 +241,3 @@ class Posterior:
             raise ValueError("x: expected at least one observation, got none")
         check_finite(x, "x")
         return (x[None] if single else x), single
-
-    def _warnings(self, batch: Tensor) -> tuple[str, ...]:
-        p = self.novelty.p_value(batch)
-        strange = (p <= self.novelty.alarm).nonzero().flatten().tolist()
-        if not strange:
-            return ()
-        which = "the observation" if len(batch) == 1 else f"{len(strange)} of {len(batch)} observations"
-        return (
-            f"{which} (index {strange[:10]}) unlike the simulations (p = {float(p.min()):.1e}): the model may be "
-            "misspecified there, and the network was not trained for such data",
-        )

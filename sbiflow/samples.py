@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,23 +14,69 @@ from torch import Tensor
 
 from sbiflow import importance, plots, samples_file
 from sbiflow.checks import check_count
+from sbiflow.contracts import Proposal
 from sbiflow.draws import Draws
-from sbiflow.importance import LogLikelihood, WeightDiagnostics
+from sbiflow.elsewhere import look_elsewhere
+from sbiflow.importance import Elsewhere, LogLikelihood, WeightDiagnostics
+from sbiflow.novelty import NoveltyCheck
 from sbiflow.optional import require
 from sbiflow.priors import Prior
 from sbiflow.seeding import torch_generator
 
 _RESAMPLE_KEY = 0x5E5A
+_ELSEWHERE_SHARE, _MIN_ELSEWHERE = 0.2, 500
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PosteriorSamples(Draws):
-    """Equally weighted draws from q(θ|x); fields as in `Draws`."""
+class _Judged(Draws):
+    """Draws that know how ordinary their observations are.
+
+    Attributes:
+        novelty: p-values that the observations look like simulated ones, (B,), B = 1 for one observation; None if
+            the source has no such test (a Markov chain).
+    """
+
+    novelty: NoveltyCheck | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count = self.theta.shape[1] if self.theta.ndim == 3 else 1
+        if self.novelty is not None and len(self.novelty) != count:
+            raise ValueError(
+                f"novelty: expected {count} p-values, one per observation, got {len(self.novelty)}"
+            )
+
+    def observation(self, i: int) -> Self:
+        """The draws for observation i of a batch."""
+        draws = Draws.observation(replace(self, novelty=None), i)
+        return replace(draws, novelty=None if self.novelty is None else self.novelty.observation(i))
+
+    def _novelty_lines(self) -> list[str]:
+        return [] if self.novelty is None else [str(self.novelty)]
+
+    def _novelty_extras(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """For the file of draws."""
+        found = self.novelty
+        if found is None:
+            return {}, {}
+        arrays = {"novelty_input": found.input.numpy(), "novelty_embedding": found.embedding.numpy()}
+        return arrays, {"novelty_n_input": found.n_input, "novelty_n_embedding": found.n_embedding}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PosteriorSamples(_Judged):
+    """Equally weighted draws from q(θ|x); fields as in `Draws`, and `novelty`: p-values (B,) of the observations.
+
+    Attributes:
+        proposal: what drew them, if it is at hand: `reweight` asks it for its density elsewhere. Not saved.
+    """
+
+    proposal: Proposal | None = None
 
     def __str__(self) -> str:
-        if self.theta.ndim == 3:
-            return repr(self)
-        return "\n".join([str(self.summary()), *(f"warning: {text}" for text in self.warnings)])
+        table = repr(self) if self.theta.ndim == 3 else str(self.summary())
+        warnings = () if self.theta.ndim == 3 else self.warnings
+        return "\n".join([table, *self._novelty_lines(), *(f"warning: {text}" for text in warnings)])
 
     def _relative_weights(self) -> None:
         return None
@@ -39,43 +85,68 @@ class PosteriorSamples(Draws):
         return None
 
     def _file_extras(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        return {}, {}
+        return self._novelty_extras()
 
     def reweight(
         self,
         log_likelihood: LogLikelihood,
         prior: Prior | None = None,
         *,
+        elsewhere: int | None = None,
         chunk: int = importance.CHUNK,
         progress: bool = True,
     ) -> WeightedSamples:
         """Importance weights p(x|θ) p(θ) / q(θ|x) for the posterior under the exact likelihood.
 
+        Weights that look well are checked for what they cannot show, posterior mass where q does not draw, if the
+        draws know their proposal (see `sbiflow.elsewhere`).
+
         Args:
             log_likelihood: theta (m, D), x (*x_shape) -> (m,) [nats], called with float64.
             prior: another prior than the training one, within its support.
+            elsewhere: further likelihoods that the check may cost; by default a fifth of the draws and at least
+                500, 0 if the draws do not know their proposal.
             chunk: rows per call of the likelihood.
             progress: show a progress bar.
 
         Raises:
             ValueError: a batch of observations, a prior wider than the training prior (the flow knows nothing
-                there), or draws without a density.
+                there), draws without a density, or likelihoods elsewhere without a proposal.
         """
         self._single()
         wider = [] if prior is None else self.prior.covers(prior)
         if wider:
             raise ValueError("prior: expected one within the training prior: " + "; ".join(wider))
+        if elsewhere is None:
+            elsewhere = max(_MIN_ELSEWHERE, int(_ELSEWHERE_SHARE * len(self))) if self.proposal else 0
+        elif check_count(elsewhere, "elsewhere", 0) and self.proposal is None:
+            raise ValueError(
+                f"elsewhere: expected 0 for draws that do not know their proposal, got {elsewhere}"
+            )
         target = self.prior if prior is None else prior
         like = importance.evaluate_log_likelihood(log_likelihood, self.theta, self.x, chunk, progress)
         log_weights, n_nonfinite = importance.importance_weights(
             like, target.log_prob(self.theta), self.log_q
         )
-        shared = {field.name: getattr(self, field.name) for field in fields(self)}
+        diagnostics = importance.diagnose(log_weights, n_nonfinite)
+        if diagnostics.reliable and elsewhere and self.proposal:
+            found = look_elsewhere(
+                self.theta,
+                log_weights,
+                self.x,
+                target,
+                self.proposal,
+                log_likelihood,
+                elsewhere,
+                self.seed or 0,
+            )
+            diagnostics = importance.diagnose(log_weights, n_nonfinite, found)
+        shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "proposal"}
         shared |= {"prior": target, "source": f"{self.source}, importance weighted".lstrip(", ")}
         return WeightedSamples(
             **shared,
             log_weights=log_weights,
-            diagnostics=importance.diagnose(log_weights, n_nonfinite),
+            diagnostics=diagnostics,
         )
 
     def to_arviz(self) -> Any:
@@ -92,7 +163,7 @@ class PosteriorSamples(Draws):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class WeightedSamples(Draws):
+class WeightedSamples(_Judged):
     """Draws with importance weights for one observation, made by `PosteriorSamples.reweight`.
 
     Attributes:
@@ -118,7 +189,8 @@ class WeightedSamples(Draws):
 
     def __str__(self) -> str:
         table = [str(self.summary())] if self.diagnostics.ess else []
-        return "\n".join([*table, str(self.diagnostics), *(f"  warning: {text}" for text in self.warnings)])
+        warnings = (f"  warning: {text}" for text in self.warnings)
+        return "\n".join([*table, str(self.diagnostics), *self._novelty_lines(), *warnings])
 
     def _relative_weights(self) -> np.ndarray:
         return self.weights.numpy()
@@ -132,7 +204,10 @@ class WeightedSamples(Draws):
             name: getattr(found, name)
             for name in ("n_nonfinite", "ess", "khat", "log_evidence", "log_evidence_error", "verdict")
         }
-        arrays = {"log_weights": self.log_weights.numpy()}
+        if found.elsewhere:
+            attributes |= {f"elsewhere_{name}": value for name, value in asdict(found.elsewhere).items()}
+        novelty, counts = self._novelty_extras()
+        arrays, attributes = {"log_weights": self.log_weights.numpy()} | novelty, attributes | counts
         return (arrays | {"weights": self.weights.numpy()} if found.ess else arrays), attributes
 
     def resample(self, n: int, seed: int, replace: bool = True) -> PosteriorSamples:
@@ -163,6 +238,7 @@ class WeightedSamples(Draws):
             seed=seed,
             source=f"{self.source}, resampled",
             warnings=self.warnings + self.diagnostics.warnings + doubt,
+            novelty=self.novelty,
         )
 
     def weight_histogram(self) -> Figure:
@@ -204,8 +280,22 @@ def load(path: str | os.PathLike[str]) -> PosteriorSamples | WeightedSamples:
         "source": attributes["source"],
         "warnings": tuple(json.loads(attributes["warnings"])),
     }
+    if "novelty_input" in arrays:
+        shared["novelty"] = NoveltyCheck(
+            torch.from_numpy(arrays["novelty_input"]),
+            torch.from_numpy(arrays["novelty_embedding"]),
+            int(attributes["novelty_n_input"]),
+            int(attributes["novelty_n_embedding"]),
+        )
     if "log_weights" not in arrays:
         return PosteriorSamples(**shared)
     log_weights = torch.from_numpy(arrays["log_weights"])
-    diagnostics = importance.diagnose(log_weights, int(attributes["n_nonfinite"]))
+    elsewhere = None
+    if "elsewhere_n" in attributes:
+        elsewhere = Elsewhere(
+            int(attributes["elsewhere_n"]),
+            float(attributes["elsewhere_missed"]),
+            float(attributes["elsewhere_reach"]),
+        )
+    diagnostics = importance.diagnose(log_weights, int(attributes["n_nonfinite"]), elsewhere)
     return WeightedSamples(**shared, log_weights=log_weights, diagnostics=diagnostics)

@@ -1,6 +1,7 @@
 """The HDF5 file that holds a set of draws: plain arrays and attributes, written whole or not at all.
 
-Datasets: theta, log_q, x, and for weighted draws log_weights and weights (normalised). Attributes: names,
+Datasets: theta, log_q, x, for draws whose observations were tested novelty_input and novelty_embedding (p-values), for
+weighted draws log_weights and weights (normalised). Attributes: names,
 units, prior (JSON), x_sha256, seed, source, warnings, and what else `PosteriorSamples.save` gives.
 """
 

@@ -9,6 +9,7 @@ import io
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sbiflow.optional import require
+from simulators.benchmark import TASKS, task
 from simulators.crisp import crisp_simulator, load_crisp
 from simulators.stokes import MilneEddington
 
@@ -81,6 +83,16 @@ def _grid(wavelengths: list[float]) -> str:
     return f"{len(wavelengths)} wavelengths {wavelengths[0]:.4f} to {wavelengths[-1]:.4f} Å"
 
 
+def _benchmark_task(name: str) -> BuiltIn:
+    shape = task(name).x_shape
+    return BuiltIn(
+        partial(task, name),
+        name,
+        f"the task {name.replace('_', ' ')} of the SBI benchmark (Lueckmann et al. 2021)",
+        f"x {shape} in the benchmark's order",
+    )
+
+
 BUILT_IN: Mapping[str, BuiltIn] = MappingProxyType(
     {
         "stokes": BuiltIn(
@@ -97,5 +109,6 @@ BUILT_IN: Mapping[str, BuiltIn] = MappingProxyType(
             "Stokes I of one line at 30 wavelengths, the benchmark of Díaz Baso et al. (2022)",
             "I (30,) at 6300.9 + 0.04 i Å",
         ),
+        **{name: _benchmark_task(name) for name in TASKS},
     }
 )

@@ -297,7 +297,7 @@ def test_spectra_that_do_not_fit(crisp_model, tmp_path):
 def test_errors_of_simulate(tmp_path, store):
     out = tmp_path / "s.h5"
     cases: list[tuple[list[object], str]] = [
-        (["stoke", "--n", 5], "expected stokes, stokes-paper or package.module:attribute, got 'stoke'"),
+        (["stoke", "--n", 5], "lotka_volterra or package.module:attribute, got 'stoke'"),
         (["tests.nothing:X", "--n", 5], "ModuleNotFoundError: No module named 'tests.nothing'"),
         (["tests.toys:nothing", "--n", 5], "AttributeError: module 'tests.toys' has no attribute 'nothing'"),
         ([f"{__name__}:not_a_simulator", "--n", 5], "TypeError: 'int' object is not callable"),

@@ -10,10 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import logsumexp
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from sbiflow import importance as imp
+from sbiflow.elsewhere import look_elsewhere
+from sbiflow.pareto import unseen_share
+from sbiflow.priors import Normal, PeriodicUniform, Prior, Uniform
+from sbiflow.samples import PosteriorSamples, load
+from tests.toys import LinearGaussian
 
 A = torch.tensor([[1.0, 0.5], [-0.3, 2.0], [0.7, 0.1]], dtype=torch.float64)
 NOISE = 0.4
@@ -237,3 +244,234 @@ def test_log_likelihood_is_evaluated_in_chunks_in_float64() -> None:
     torch.testing.assert_close(chunked, _log_likelihood(theta.double(), X.float().double()))
     with pytest.raises(ValueError, match=r"log_likelihood: expected shape \(300,\), got \(300, 1\)"):
         imp.evaluate_log_likelihood(lambda t, x: _log_likelihood(t, x)[:, None], theta, X, chunk=300)
+
+
+# --- can the verdict be falsely "Trustworthy"? Posteriors and proposals with exact densities, exact evidence 1
+
+
+class Mixture:
+    """Normals of weights (k,), means (k, D) and one standard deviation per dimension (D,)."""
+
+    def __init__(self, weights: list[float], means: list[list[float]], sd: list[float]) -> None:
+        self.weights, self.means, self.sd = np.array(weights), np.array(means, float), np.array(sd, float)
+
+    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        rows = rng.choice(len(self.weights), n, p=self.weights)
+        return self.means[rows] + self.sd * rng.standard_normal((n, len(self.sd)))
+
+    def log_density(self, theta: np.ndarray) -> np.ndarray:
+        parts = stats.norm.logpdf(theta[:, None], self.means, self.sd).sum(-1)
+        with np.errstate(divide="ignore"):
+            return logsumexp(parts + np.log(self.weights), axis=1)
+
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        return torch.from_numpy(self.log_density(theta.numpy()))
+
+
+class Student(Mixture):
+    """One Student t with three degrees of freedom."""
+
+    def __init__(self, dim: int) -> None:
+        self.t = stats.multivariate_t(np.zeros(dim), np.eye(dim), 3)
+
+    def log_density(self, theta: np.ndarray) -> np.ndarray:
+        return self.t.logpdf(theta).reshape(len(theta))
+
+
+class HalfNormal(Mixture):
+    """On (0, inf)."""
+
+    def __init__(self, sd: float) -> None:
+        self.width = sd
+
+    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return np.abs(self.width * rng.standard_normal((n, 1)))
+
+    def log_density(self, theta: np.ndarray) -> np.ndarray:
+        return stats.halfnorm.logpdf(theta[:, 0], scale=self.width)
+
+
+def normal(dim: int, sd: float = 1.0, mean: float = 0.0, first: int | None = None) -> Mixture:
+    """Standard normal, but for sd and mean of its `first` dimensions."""
+    changed = np.arange(dim) < (dim if first is None else first)
+    return Mixture([1.0], [list(mean * changed)], list(np.where(changed, sd, 1.0)))
+
+
+def modes(last: float, sd: float = 1.0) -> Mixture:
+    """Four modes, three of them equal."""
+    corners = [[-5, -5], [-5, 5], [5, -5], [5, 5]]
+    return Mixture([(1 - last) / 3] * 3 + [last], corners, [sd, sd])
+
+
+def plane(dim: int) -> Prior:
+    return Prior(*(Normal(f"t{i}", 0.0, 10.0) for i in range(dim)))
+
+
+def judged(
+    posterior: Mixture, proposal: Mixture, prior: Prior, n: int, seed: int, elsewhere: bool
+) -> imp.WeightDiagnostics:
+    theta = proposal.draw(n, np.random.default_rng(seed))
+    log_weights = torch.from_numpy(posterior.log_density(theta) - proposal.log_density(theta))
+    found = imp.diagnose(log_weights)
+    if not elsewhere or not found.reliable:
+        return found
+
+    def likelihood(at: Tensor, x: Tensor) -> Tensor:
+        return posterior.log_prob(at, x) - prior.log_prob(at)
+
+    x, size = torch.zeros(1).double(), max(500, n // 5)
+    seen = look_elsewhere(torch.from_numpy(theta), log_weights, x, prior, proposal, likelihood, size, seed)
+    return imp.diagnose(log_weights, 0, seen)
+
+
+def counts(posterior: Mixture, proposal: Mixture, prior: Prior, n: int, seeds: range, elsewhere: bool = True):
+    """Verdicts "Trustworthy", and how many of them while the evidence is off by more than 4 of its errors."""
+    found = [judged(posterior, proposal, prior, n, seed, elsewhere) for seed in seeds]
+    trusted = [each for each in found if each.reliable]
+    return len(trusted), sum(abs(d.log_evidence) > 4 * d.log_evidence_error + 1e-9 for d in trusted)
+
+
+ADVERSARIES = {
+    "fourth mode without mass": (modes(0.25), modes(0.0), plane(2)),
+    "fourth mode with mass 1e-4": (modes(0.25), modes(1e-4), plane(2)),
+    "fourth mode with mass 1e-3": (modes(0.25), modes(1e-3), plane(2)),
+    "modes 0.5 / 0.5 as 0.999 / 0.001": (
+        Mixture([0.5, 0.5], [[-5, 0], [5, 0]], [1, 1]),
+        Mixture([0.999, 0.001], [[-5, 0], [5, 0]], [1, 1]),
+        plane(2),
+    ),
+    "modes 0.99 / 0.01 as 0.9999 / 0.0001": (
+        Mixture([0.99, 0.01], [[-5, 0], [5, 0]], [1, 1]),
+        Mixture([0.9999, 0.0001], [[-5, 0], [5, 0]], [1, 1]),
+        plane(2),
+    ),
+    "half as wide in 1 of 10": (normal(10), normal(10, 0.5, first=1), plane(10)),
+    "0.2 as wide in 1 of 10": (normal(10), normal(10, 0.2, first=1), plane(10)),
+    "0.7 as wide in 10 of 10": (normal(10), normal(10, 0.7), plane(10)),
+    "normal for Student t": (Student(5), normal(5), plane(5)),
+    "wider normal for Student t": (Student(5), normal(5, 1.5), plane(5)),
+    "shifted by 2 sd": (normal(2), normal(2, 1.0, 2.0, first=1), plane(2)),
+    "shifted by 3 sd": (normal(2), normal(2, 1.0, 3.0, first=1), plane(2)),
+    "cut at the edge of the prior": (HalfNormal(1.0), HalfNormal(0.4), Prior(Uniform("t", 0.0, 50.0))),
+}
+
+
+@pytest.mark.parametrize("n", [100, 1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ADVERSARIES)
+def test_no_adversary_is_falsely_trusted(name: str, n: int) -> None:
+    """100 seeds each (20 in the quick runs); weights alone pass up to all of them (next test)."""
+    assert counts(*ADVERSARIES[name], n, range(100 if n == 10_000 else 20))[1] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ADVERSARIES)
+def test_no_adversary_is_falsely_trusted_in_a_hundred_seeds(name: str) -> None:
+    assert counts(*ADVERSARIES[name], 1000, range(100))[1] == 0
+
+
+def test_weights_alone_cannot_see_a_missed_mode() -> None:
+    """What the check elsewhere is for: without it the verdict is wrong nearly whenever it is favourable."""
+    trusted, wrong = counts(*ADVERSARIES["fourth mode without mass"], 1000, range(40), elsewhere=False)
+    assert trusted == wrong > 5
+
+
+def test_a_small_far_mode_stays_invisible_and_the_reach_says_so() -> None:
+    """A missed mode of 1e-4 of the prior's area: a hundred draws of the prior see nothing, and that is said."""
+    found = judged(modes(0.25, 0.1), modes(0.0, 0.1), plane(2), 1000, 0, True)
+    assert found.elsewhere is not None
+    assert found.elsewhere.reach > 0.6
+    assert "reach" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "proposal", "dim"),
+    [(normal(2), normal(2), 2), (normal(5), normal(5, 1.2), 5), (normal(5), normal(5, 0.9), 5),
+     (normal(2), normal(2, 1.0, 0.5), 2), (modes(0.25), modes(0.4), 2)],
+)  # fmt: skip
+def test_good_proposals_stay_trusted(posterior: Mixture, proposal: Mixture, dim: int) -> None:
+    trusted, wrong = counts(posterior, proposal, plane(dim), 2000, range(8))
+    assert (trusted, wrong) == (8, 0)
+
+
+def test_look_elsewhere_measures_the_mass_of_a_missed_mode() -> None:
+    """The missed quarter is a third of what is seen: within 4.5 standard errors of the estimates, 7e-6 alarms."""
+    found = [judged(modes(0.25), modes(0.0), plane(2), 1000, seed, True).elsewhere for seed in range(60)]
+    missed = np.array([each.missed for each in found if each is not None])
+    assert len(missed) >= 10  # where the weights alone are trusted
+    assert abs(missed.mean() - 1 / 3) < 4.5 * missed.std() / math.sqrt(len(missed))
+    good = judged(normal(2), normal(2), plane(2), 1000, 0, True).elsewhere
+    assert good is not None and good.missed == 0.0
+
+
+def test_look_elsewhere_with_periodic_parameters_and_a_cut_likelihood() -> None:
+    """A phase across the cut; NaN and zero likelihoods elsewhere weigh nothing."""
+    prior = Prior(PeriodicUniform("azimuth", 0.0, 360.0), Uniform("t", 0.0, 1.0))
+    width = math.radians(20)
+
+    class Phase:
+        def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+            at = torch.from_numpy(stats.vonmises.logpdf(np.radians(theta[:, 0].numpy()), 1 / width**2))
+            return at + math.log(math.pi / 180)
+
+    rng = np.random.default_rng(0)
+    azimuth = np.degrees(rng.vonmises(0.0, 1 / width**2, 2000)) % 360
+    theta = torch.from_numpy(np.stack([azimuth, rng.uniform(size=2000)], -1))
+
+    def likelihood(at: Tensor, x: Tensor) -> Tensor:
+        value = Phase().log_prob(at, x) + math.log(360.0)
+        return torch.where(at[:, 1] < 0.001, math.nan, value)
+
+    x = torch.zeros(2, 3).double()
+    found = look_elsewhere(theta, torch.zeros(2000).double(), x, prior, Phase(), likelihood, 500, 0)  # type: ignore[arg-type]
+    assert (found.n, found.missed) == (500, 0.0)
+    assert found.reach < 0.2
+
+
+def test_draws_look_elsewhere_when_they_know_their_proposal(tmp_path) -> None:
+    toy = LinearGaussian()
+    x, calls = torch.tensor([1.0, -2.0, 0.5]).double(), []
+
+    def likelihood(theta: Tensor, at: Tensor) -> Tensor:
+        calls.append(len(theta))
+        return toy.log_likelihood(theta, at)
+
+    proposal = toy.exact_proposal(1.1)
+    theta, log_q = proposal.sample_and_log_prob(x[None], 4000, torch.Generator().manual_seed(0))
+    draws = PosteriorSamples(theta[:, 0], log_q[:, 0], x, toy.prior, seed=1, proposal=proposal)
+    weighted = draws.reweight(likelihood, progress=False)
+    assert weighted.diagnostics.elsewhere is not None
+    assert weighted.diagnostics.elsewhere.n == 800
+    assert sum(calls) == 4800
+    assert weighted.diagnostics.reliable
+    assert load(weighted.save(tmp_path / "draws.h5")).diagnostics == weighted.diagnostics  # type: ignore[union-attr]
+    assert draws.reweight(likelihood, elsewhere=0, progress=False).diagnostics.elsewhere is None
+    alone = PosteriorSamples(theta[:, 0], log_q[:, 0], x, toy.prior)
+    assert "not looked for" in str(alone.reweight(likelihood, progress=False).diagnostics)
+    with pytest.raises(ValueError, match="elsewhere: expected 0 for draws that do not know"):
+        alone.reweight(likelihood, elsewhere=100, progress=False)
+
+
+@pytest.mark.parametrize("k", [0.3, 0.6])
+def test_unseen_share_covers_what_a_pareto_has_beyond(k: float) -> None:
+    """Pareto weights u^-k: beyond the 1/n quantile lie n^(k - 1) of the mass; the estimate errs to the safe side."""
+    n = 4000
+    found = [unseen_share(-k * torch.rand(n, generator=torch.Generator().manual_seed(i)).double().log())
+             for i in range(50)]  # fmt: skip
+    exact = n ** (k - 1)
+    assert exact < float(np.median(found)) < 4 * exact
+    assert unseen_share(torch.zeros(1000)) == 0.0
+    assert unseen_share(torch.zeros(10)) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("efficiency", "n"), [(0.5, 1000), (0.1, 2000), pytest.param(0.01, 40_000, marks=pytest.mark.slow)]
+)
+def test_evidence_error_is_not_optimistic_where_the_verdict_trusts_it(efficiency: float, n: int) -> None:
+    """Lognormal weights: no pull beyond 4 and a scatter below 1.15 (200 pulls of sd 1: 3 standard errors)."""
+    spread = math.sqrt(-math.log(efficiency))
+    rng = np.random.default_rng(5)
+    found = [
+        imp.diagnose(torch.from_numpy(spread * rng.standard_normal(n) - spread**2 / 2)) for _ in range(200)
+    ]
+    pulls = np.array([each.log_evidence / each.log_evidence_error for each in found if each.reliable])
+    assert len(pulls) == 0 or (np.abs(pulls).max() < 4 and pulls.std() < 1.15)

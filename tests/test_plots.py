@@ -104,6 +104,32 @@ def test_coverage_curve(power: float, colour: str) -> None:
     np.testing.assert_array_equal(measured.get_ydata(), grid**power)
 
 
+def test_coverage_curve_says_what_it_measures() -> None:
+    grid = np.linspace(0, 1, 5)
+    axes = plots.coverage_curve(grid, grid, grid, grid, "ball", "low", "high").axes[0]
+    assert axes.get_xlabel() == "nominal mass of the ball"
+    assert axes.get_title() == "high\nlow"
+    outside = plots.coverage_curve(grid, grid**2, grid - 0.01, grid + 0.01).axes[0]
+    assert "measured: outside the band" in [text.get_text() for text in outside.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("count", [1, 5, 15])
+def test_pp_curves(count: int) -> None:
+    grid = np.linspace(0, 1, 21)
+    curves = np.stack([grid ** (1 + 0.02 * i) for i in range(count)])
+    bands = [(f"{k}σ", grid - 0.1 * k, grid + 0.1 * k) for k in (1, 2, 3)]
+    labels = [f"p{i}" for i in range(count)]
+    figure = _render(plots.pp_curves(grid, curves, labels, bands))
+    lines = figure.axes[0].lines[:count]
+    for line, curve in zip(lines, curves, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), curve)
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == count  # told apart
+    legend = figure.legends[0] if figure.legends else figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [*labels, "1σ", "2σ", "3σ"]
+    with pytest.raises(ValueError, match=r"curves: expected shape \(1, 21\)"):
+        plots.pp_curves(grid, curves[:, :5], ["a"], bands)
+
+
 def test_fit_residuals() -> None:
     x = np.linspace(6301.0, 6302.0, 16)
     observed = np.stack([np.full(16, 1.0), np.full(16, 0.01)])

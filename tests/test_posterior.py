@@ -2,7 +2,7 @@ import json
 import math
 import pickle
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from scipy.stats import ks_2samp
 from sbiflow import Posterior, TrainConfig, posterior
 from sbiflow.contracts import Proposal
 from sbiflow.priors import PeriodicUniform, Prior, Uniform
+from sbiflow.samples import load
 from tests.quick import EMBEDDING, FLOW, NOT_A_PICKLE, quick_store, quick_train, same_weights
 
 RING_PRIOR = Prior(Uniform("r", 2, 5, unit="m"), PeriodicUniform("phi", 0, 360, unit="deg"))
@@ -200,6 +201,34 @@ def test_only_strange_observations_are_warned_of(ring):
     assert (ring.novelty_p_value(ORDINARY) > 0.01).all()
 
 
+def test_every_sample_set_carries_its_p_values(ring, tmp_path):
+    single, batch = ring.sample(ORDINARY[0], 50), ring.sample(torch.cat([ORDINARY, 30 + ORDINARY[:1]]), 5)
+    assert len(single.novelty) == 1 and len(batch.novelty) == 4
+    assert batch.novelty.p_value.equal(ring.novelty_p_value(batch.x))
+    assert str(single.novelty) in str(single) and "looks like the simulations: p = 0." in str(single)
+    assert "1 of 4 observations unlike the simulations; index 3: p = 0.00" in str(batch)
+    for i in range(4):
+        alone = batch.observation(i).novelty
+        assert float(alone.input) == float(batch.novelty.input[i]) and len(alone) == 1
+    weighted = single.reweight(lambda theta, x: torch.zeros(len(theta)), progress=False)
+    for number, draws in enumerate((single, batch, weighted, weighted.resample(5, 1))):
+        loaded = load(draws.save(tmp_path / f"{number}.h5"))
+        assert loaded.novelty.input.equal(draws.novelty.input)
+        assert loaded.novelty.embedding.equal(draws.novelty.embedding)
+        assert loaded.novelty.levels == draws.novelty.levels and str(loaded) == str(draws)
+    assert str(single.novelty) in str(weighted)
+    without = replace(single, novelty=None)
+    assert load(without.save(tmp_path / "none.h5")).novelty is None and "simulations: p" not in str(without)
+    with pytest.raises(ValueError, match="novelty: expected 1 p-values, one per observation, got 4"):
+        replace(single, novelty=batch.novelty)
+
+
+def test_the_hole_in_a_ring_is_seen_in_embedding_space_only(ring):
+    """x = 0 is the mean of the simulations, and no simulation lies near: r >= 2 and the noise is 0.5."""
+    found = ring.novelty_check([0.0, 0.0, 3.5])
+    assert float(found.input) > 0.2 and bool(found.alarm)
+
+
 @pytest.mark.parametrize(
     "x, message",
     [
@@ -268,6 +297,8 @@ def test_a_saved_posterior_is_the_same_to_the_bit(ring, model):
     assert (loaded.flow_config, loaded.embedding_config) == (FLOW, EMBEDDING)
     before, after = (one.sample(ORDINARY, 30, seed=1) for one in (ring, loaded))
     assert before.theta.equal(after.theta) and before.log_q.equal(after.log_q)
+    assert before.novelty.input.equal(after.novelty.input)
+    assert before.novelty.embedding.equal(after.novelty.embedding)
     assert ring.novelty_p_value(30 + ORDINARY).equal(loaded.novelty_p_value(30 + ORDINARY))
     assert ring.novelty_p_value(ORDINARY).equal(loaded.novelty_p_value(ORDINARY))
 
@@ -282,7 +313,7 @@ def test_a_model_is_json_and_safetensors_with_the_log_beside_it(model):
         "config.json", "model.safetensors", "training.csv", "training.png",
     ]  # fmt: skip
     config = json.loads((model / "config.json").read_text())
-    assert config["format_version"] == 1 and config["prior"] == RING.prior.spec()
+    assert config["format_version"] == 2 and config["prior"] == RING.prior.spec()
     with safe_open(model / "model.safetensors", "pt") as opened:
         assert {name.split(".")[0] for name in opened.keys()} == {"flow", "novelty"}  # noqa: SIM118
     for name in ("config.json", "model.safetensors"):
@@ -318,12 +349,12 @@ def edit(model, **changes):
     (model / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [1, 3, "2", None])
 def test_a_model_of_another_format_version_is_refused(model, version):
     edit(model, format_version=version)
     (model / "model.safetensors").unlink()  # whatever that format keeps its weights in
     with pytest.raises(
-        ValueError, match=rf"model: expected model format 1, got {version}: update sbiflow or ret"
+        ValueError, match=rf"model: expected model format 2, got {version}: update sbiflow or ret"
     ):
         Posterior.load(model)
 

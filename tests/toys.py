@@ -1,4 +1,4 @@
-"""A simulator whose posterior and evidence are known in closed form: x = A theta + noise, all Gaussian.
+"""Simulators whose posterior and evidence are known in closed form: x = A theta + noise, all Gaussian.
 
 With prior theta ~ N(m, P) and noise N(0, s² I):  x ~ N(A m, A P Aᵀ + s² I), and theta | x ~ N(mean, C) with
 C = (P⁻¹ + Aᵀ A / s²)⁻¹ and mean = C (P⁻¹ m + Aᵀ x / s²)  (e.g. Bishop, PRML, eq. 2.113-2.117).
@@ -6,6 +6,7 @@ C = (P⁻¹ + Aᵀ A / s²)⁻¹ and mean = C (P⁻¹ m + Aᵀ x / s²)  (e.g. B
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -145,3 +146,81 @@ class PriorProposal:
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
         """theta (n, D) -> (n,)."""
         return self.prior.log_prob(theta)
+
+
+@dataclass(frozen=True)
+class TwoModes:
+    """x = +A theta + noise or -A theta + noise, the sign hidden and either with probability 1/2.
+
+    With a prior of mean 0 the posterior is 1/2 N(mean(x), C) + 1/2 N(-mean(x), C), mean and C being those of the
+    LinearGaussian: which mode holds the truth is a coin that x says nothing of.
+    """
+
+    linear: LinearGaussian = field(default_factory=lambda: LinearGaussian(prior=normal_prior((0.0, 0.0))))
+    name: str = "two-modes"
+    version: str = "1"
+
+    @property
+    def prior(self) -> Prior:
+        """Of mean 0."""
+        return self.linear.prior
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """(K,)."""
+        return self.linear.x_shape
+
+    def signal(self, theta: Tensor) -> Tensor:
+        """(n, D) -> (n, K)."""
+        return self.linear.signal(theta)
+
+    def observe(self, signal: Tensor, generator: Generator | None = None) -> Tensor:
+        """Turns the sign of every row at random and adds the noise, (n, K) -> (n, K)."""
+        coin = torch.rand(len(signal), generator=generator, dtype=signal.dtype, device=signal.device)
+        return self.linear.observe(torch.where(coin < 0.5, 1.0, -1.0)[:, None] * signal, generator)
+
+    def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
+        """log p(x | theta) [nats], theta (n, D), x (K,) or (n, K) -> (n,)."""
+        both = [self.linear.log_likelihood(sign * theta, x) for sign in (1.0, -1.0)]
+        return torch.logaddexp(*both) - math.log(2.0)
+
+    def exact_proposal(self, weight: float = 0.5) -> TwoModesProposal:
+        """The exact posterior as a Proposal; the mode at mean(x) gets `weight`, exactly 0.5."""
+        return TwoModesProposal(self, weight)
+
+    def prior_proposal(self) -> PriorProposal:
+        """The prior as a Proposal."""
+        return PriorProposal(self.prior)
+
+
+@dataclass(frozen=True)
+class TwoModesProposal:
+    """The posterior of TwoModes with any weight of the mode at mean(x)."""
+
+    simulator: TwoModes
+    weight: float = 0.5
+
+    @property
+    def prior(self) -> Prior:
+        """The simulator's prior."""
+        return self.simulator.prior
+
+    def sample_and_log_prob(
+        self, x: Tensor, n: int, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, K) -> theta (n, B, D), log q (n, B)."""
+        theta, _ = self.simulator.linear.exact_proposal().sample_and_log_prob(x, n, generator)
+        coin = torch.rand((n, len(x), 1), generator=generator, dtype=torch.float64)
+        theta = torch.where(coin < self.weight, theta, self._mirror(theta, x))
+        return theta, self.log_prob(theta, x)
+
+    def _mirror(self, theta: Tensor, x: Tensor) -> Tensor:
+        return theta - 2 * self.simulator.linear.posterior(x)[0]
+
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        """theta (..., n, D), x (n, K) -> (..., n)."""
+        normal = self.simulator.linear.exact_proposal().distribution(x)
+        return torch.logaddexp(
+            math.log(self.weight) + normal.log_prob(theta.double()),
+            math.log1p(-self.weight) + normal.log_prob(-theta.double()),
+        )

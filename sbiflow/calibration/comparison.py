@@ -1,18 +1,41 @@
-"""Draws against a reference, parameter by parameter, each figure with its own Monte-Carlo error."""
+"""Draws against a reference, parameter by parameter, each figure with its own Monte-Carlo error.
+
+A comparison shows no more than its reference knows. With a second, independent reference of the same problem the
+two are compared first: their differences are the floor below which no agreement can be claimed, and where they
+exceed their own errors one of them is wrong, and the comparison proves nothing.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
-from sbiflow.calibration.reference import Reference
 from sbiflow.checks import as_tensor, check_shape
 from sbiflow.priors import Prior
 from sbiflow.summary import circular_mean, unwrap
 
+AGREE = 4.0  # standard errors between two references: one false alarm in 16,000 per figure
 _LEVELS = np.array([0.16, 0.5, 0.84])
+
+
+class ReferenceDraws(Protocol):
+    """What `compare` needs of a reference: a `Reference`, a `NestedReference`, or exact draws of the same form.
+
+    theta (m, D) in physical units, equally weighted; ess (D,) the independent draws that each parameter is worth.
+    """
+
+    @property
+    def theta(self) -> Tensor: ...
+    @property
+    def prior(self) -> Prior: ...
+    @property
+    def ess(self) -> np.ndarray: ...
+    @property
+    def converged(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -40,10 +63,16 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """Rows per parameter; `converged` says whether the reference may be believed."""
+    """Rows per parameter.
+
+    Attributes:
+        converged: whether the reference, and the other one where there is one, may be believed.
+        floor: the other reference against the reference; None without one.
+    """
 
     rows: tuple[ComparisonRow, ...]
     converged: bool
+    floor: ReferenceFloor | None = None
 
     @property
     def worst_shift(self) -> float:
@@ -56,7 +85,12 @@ class ComparisonTable:
         return max(abs(row.width_ratio - 1) for row in self.rows)
 
     def within(self, shift: float, width: float) -> bool:
-        """Whether all medians agree within `shift` sigma and all widths within the fraction `width`."""
+        """Whether all medians agree within `shift` sigma and all widths within the fraction `width`.
+
+        False where the references have not converged, disagree, or cannot show an agreement as close as that.
+        """
+        if self.floor and (self.floor.disagreements or self.floor.shift > shift or self.floor.width > width):
+            return False
         return self.converged and self.worst_shift <= shift and self.worst_width <= width
 
     def __str__(self) -> str:
@@ -68,7 +102,53 @@ class ComparisonTable:
         ]
         if not self.converged:
             lines.append("The reference has NOT converged: this comparison proves nothing.")
-        return "\n".join(lines)
+        return "\n".join([*lines, str(self.floor)] if self.floor else lines)
+
+
+@dataclass(frozen=True)
+class ReferenceFloor:
+    """What two references of one problem leave open.
+
+    Attributes:
+        rows: the second reference against the first.
+        shift: largest |shift| or error of one [sigma].
+        width: largest |width ratio - 1| or error of one.
+        disagreements: figures that differ by more than `AGREE` standard errors; () for good references.
+    """
+
+    rows: tuple[ComparisonRow, ...]
+    shift: float
+    width: float
+    disagreements: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"floor (two references): medians {self.shift:.3f} sigma, widths {self.width:.1%}"
+        if self.disagreements:
+            text = (
+                f"The references DISAGREE: this comparison proves nothing: {'; '.join(self.disagreements)}."
+            )
+        return text
+
+
+def reference_floor(first: ReferenceDraws, second: ReferenceDraws) -> ReferenceFloor:
+    """How far two independent references of the same problem are apart.
+
+    Raises:
+        ValueError: they have different priors.
+    """
+    if first.prior != second.prior:
+        raise ValueError(f"references: expected the same prior, got\n{first.prior}\nand\n{second.prior}")
+    equal = np.ones(len(second.theta))
+    rows = _rows(second.theta.double().cpu(), equal, second.ess, first)
+    shifts = [max(abs(row.shift), row.shift_error) for row in rows]
+    widths = [max(abs(row.width_ratio - 1), row.width_error) for row in rows]
+    found = []
+    for row in rows:
+        if not abs(row.shift) <= AGREE * row.shift_error:
+            found.append(f"median of {row.name} by {row.shift:+.3f} ± {row.shift_error:.3f} sigma")
+        if not abs(row.width_ratio - 1) <= AGREE * row.width_error:
+            found.append(f"width of {row.name} by the factor {row.width_ratio:.3f} ± {row.width_error:.3f}")
+    return ReferenceFloor(rows, max(shifts), max(widths), tuple(found))
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -104,20 +184,27 @@ def _unwrapped(theta: np.ndarray, reference: np.ndarray, prior: Prior) -> tuple[
     return ours, theirs
 
 
-def compare(draws: Tensor, reference: Reference, weights: Tensor | None = None) -> ComparisonTable:
+def compare(
+    draws: Tensor,
+    reference: ReferenceDraws,
+    weights: Tensor | None = None,
+    *,
+    other_reference: ReferenceDraws | None = None,
+) -> ComparisonTable:
     """Medians and 16-84 % widths of draws (n, D) against a reference.
 
     Args:
         draws: independent draws, physical units.
-        reference: from `emcee_reference`.
+        reference: from `emcee_reference` or `nested_reference`.
         weights: importance weights (n,), >= 0; their effective sample size sets the errors. None: equal.
+        other_reference: an independent one of the same problem. It sets the floor: the table says where the two
+            disagree, and claims no agreement closer than theirs.
 
     Raises:
-        ValueError: wrong shapes, or weights that are negative, NaN or all zero.
+        ValueError: wrong shapes, weights that are negative, NaN or all zero, or references of different priors.
     """
-    prior = reference.prior
     theta = as_tensor(draws, "draws").detach().double().cpu()
-    check_shape(theta, "draws", ("n", prior.dim))
+    check_shape(theta, "draws", ("n", reference.prior.dim))
     w = (
         np.ones(len(theta))
         if weights is None
@@ -127,12 +214,22 @@ def compare(draws: Tensor, reference: Reference, weights: Tensor | None = None) 
         raise ValueError(
             f"weights: expected {len(theta)} finite values >= 0, not all zero, got shape {w.shape}"
         )
-    ess = float(w.sum() ** 2 / (w**2).sum())
+    ess = np.full(reference.prior.dim, w.sum() ** 2 / (w**2).sum())
+    floor = None if other_reference is None else reference_floor(reference, other_reference)
+    converged = reference.converged and (other_reference is None or other_reference.converged)
+    return ComparisonTable(_rows(theta, w, ess, reference), converged, floor)
+
+
+def _rows(
+    theta: Tensor, weights: np.ndarray, ess: Sequence[float] | np.ndarray, reference: ReferenceDraws
+) -> tuple[ComparisonRow, ...]:
+    """Weighted draws (n, D), worth ess (D,) independent ones, against a reference."""
+    prior = reference.prior
     ours, theirs = _unwrapped(theta.numpy(), reference.theta.numpy(), prior)
     equal = np.ones(len(theirs))
     rows = []
     for d, name in enumerate(prior.names):
-        median, width, median_error, width_error = _location(ours[:, d], w, ess)
+        median, width, median_error, width_error = _location(ours[:, d], weights, min(ess[d], len(ours)))
         at, span, at_error, span_error = _location(theirs[:, d], equal, min(reference.ess[d], len(theirs)))
         sigma, ratio = span / 2, width / span
         rows.append(
@@ -149,4 +246,4 @@ def compare(draws: Tensor, reference: Reference, weights: Tensor | None = None) 
                 * ratio,
             )
         )
-    return ComparisonTable(tuple(rows), reference.converged)
+    return tuple(rows)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbiflow.calibration.regression import ridge_prediction
+from sbiflow.calibration.regression import to_base
 from sbiflow.checks import check_shape
 from sbiflow.priors import Prior
 
@@ -72,11 +72,6 @@ class Contraction:
         return "learned"
 
 
-def _to_base(theta: Tensor, prior: Prior) -> Tensor:
-    """Base coordinates (..., D), without the Jacobian that `prior.unconstrain` adds."""
-    return torch.stack([m.to_base(theta[..., d]) for d, m in enumerate(prior.marginals)], -1)
-
-
 def posterior_spread(draws: Tensor, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
     """Variance in base space and squared distance from the prior, per observation.
 
@@ -90,7 +85,7 @@ def posterior_spread(draws: Tensor, prior: Prior) -> tuple[np.ndarray, np.ndarra
     """
     check_shape(draws, "draws", ("L", "N", prior.dim))
     n = len(draws)
-    z = _to_base(draws, prior)
+    z = to_base(draws, prior)
     periodic = prior.periodic
     length2 = z.cos().mean(0) ** 2 + z.sin().mean(0) ** 2
     variance = torch.where(periodic, (1 - length2) * n / (n - 1), z.var(0))
@@ -100,26 +95,6 @@ def posterior_spread(draws: Tensor, prior: Prior) -> tuple[np.ndarray, np.ndarra
     return variance.numpy(), distance2.numpy()
 
 
-def regression_targets(theta: Tensor, prior: Prior) -> np.ndarray:
-    """What to predict from x: z of each parameter as one column, cosine and sine of a phase as two; (N, D,
-    2)."""
-    z = _to_base(theta, prior)
-    pair = torch.stack(
-        [torch.where(prior.periodic, z.cos(), z), torch.where(prior.periodic, z.sin(), 0.0)], -1
-    )
-    return pair.numpy()
-
-
-def predict_second_half(theta: Tensor, x: Tensor, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
-    """Fit on the first half of the pairs, predict the second: targets and predictions, each (N - N // 2, D,
-    2)."""
-    targets, half = regression_targets(theta, prior), len(theta) // 2
-    features = x.reshape(len(x), -1).double().numpy()
-    flat = targets.reshape(len(targets), -1)
-    predicted = ridge_prediction(features[:half], flat[:half], features[half:])
-    return targets[half:], predicted.reshape(-1, *targets.shape[1:])
-
-
 def contractions(
     variance: np.ndarray, distance2: np.ndarray, targets: np.ndarray, predicted: np.ndarray, prior: Prior
 ) -> tuple[Contraction, ...]:
@@ -127,7 +102,7 @@ def contractions(
 
     Args:
         variance, distance2: (N, D) from `posterior_spread`.
-        targets, predicted: (M, D, 2) from `predict_second_half`.
+        targets, predicted: (M, D, 2), `regression_targets` and their prediction by a fit to other pairs.
     """
     loss = ((targets - predicted) ** 2).sum(-1)
     rows = zip(

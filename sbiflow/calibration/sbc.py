@@ -12,7 +12,7 @@ Ranks are made continuous: u = (number below + V (ties + 1)) / (L + 1) with V un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,11 @@ from torch import Generator, Tensor
 
 from sbiflow.calibration.ecdf import EcdfBand, ecdf_p_value, simultaneous_band
 from sbiflow.checks import check_shape
+from sbiflow.importance import LogLikelihood
 
 GRID = 100
+_LIKELIHOODS = 16_384  # rows per call of the likelihood
+_FITS = "the draws fit the data {} than the truth does{}"
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,51 @@ def sbc_ranks(
             star, others = centre_circle(star * turn, others * turn)
         ranks.append(fractional_rank(star, others, generator))
     return torch.stack(ranks, -1)
+
+
+def log_likelihood_ranks(
+    log_likelihood: LogLikelihood,
+    theta_star: Tensor,
+    x: Tensor,
+    draws: Tensor,
+    generator: Generator | None,
+    report: Callable[[int], None] = lambda rows: None,
+) -> Tensor:
+    """Rank of log p(x | theta*) among log p(x | draw), in (0, 1), (N,).
+
+    Args:
+        log_likelihood: theta (m, D), x (m, *x_shape) -> (m,).
+        theta_star: (N, D).
+        x: (N, *x_shape).
+        draws: (L, N, D).
+        generator: breaks ties.
+        report: called with the number of observations finished at each step.
+
+    Raises:
+        ValueError: a log-likelihood is NaN.
+    """
+    count = len(draws) + 1
+    step = max(1, _LIKELIHOODS // count)
+    together = torch.cat([theta_star[None], draws])
+    values = []
+    for part, observed in zip(together.split(step, dim=1), x.split(step), strict=True):
+        repeated = observed.expand(count, *observed.shape).reshape(-1, *observed.shape[1:])
+        with torch.no_grad():
+            value = log_likelihood(part.reshape(-1, part.shape[-1]), repeated)
+        values.append(value.detach().double().cpu().reshape(count, -1))
+        report(len(observed))
+    found = torch.cat(values, dim=1)
+    if bool(found.isnan().any()):
+        raise ValueError(f"log_likelihood: expected numbers, got {int(found.isnan().sum())} NaN")
+    return fractional_rank(found[0], found[1:], generator)
+
+
+def data_test(name: str, u: np.ndarray, truth_fits_best_at: float) -> RankTest:
+    """Test ranks of a fit to the data; u gathers at `truth_fits_best_at` where the truth fits better than
+    the draws."""
+    worse = abs(np.mean(u) - truth_fits_best_at) < 0.5
+    how = ("worse", ": too wide, shifted, or blind to x") if worse else ("better", ": too narrow")
+    return rank_test(name, u, _FITS.format(*how))
 
 
 def rank_test(name: str, u: np.ndarray, reading: str | None = None) -> RankTest:

@@ -70,9 +70,9 @@ def train_command(
     embedding_hidden: Annotated[int, Option(help="Embedding: width.")] = _EMBEDDING.hidden,
     svd: Annotated[int, Option(help="Embedding: project x on so many singular vectors first; 0: no.")] = 0,
     steps: Annotated[
-        int | None, Option(help="Steps; by default 40 passes, within 2,000 to 20,000 steps.")
+        int | None, Option(help="Steps; by default 40 passes, within 300 to 20,000 steps.")
     ] = None,
-    batch: Annotated[int, Option(help="Rows per step.")] = _TRAIN.batch,
+    batch: Annotated[int | None, Option(help="Rows per step; by default 128 to 512.")] = _TRAIN.batch,
     rate: Annotated[float, Option(help="Peak learning rate.")] = _TRAIN.learning_rate,
     optimiser: Annotated[str, Option(help="muon or adam.")] = _TRAIN.optimiser,
     schedule: Annotated[str, Option(help="cosine or onecycle.")] = _TRAIN.schedule,

@@ -1,6 +1,7 @@
 """Training: configuration, data on the device, optimiser, checkpoint, progress, one readable loop."""
 
 from sbiflow.training.config import TrainConfig
+from sbiflow.training.ensemble import Member, default_members, train_ensemble
 from sbiflow.training.run import train
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["Member", "TrainConfig", "default_members", "train", "train_ensemble"]

@@ -12,7 +12,7 @@ from sbiflow.priors import Prior
 from sbiflow.seeding import torch_generator
 from sbiflow.store import Store
 
-SPLIT, ORDER, NOISE, VALIDATION_NOISE = range(4)  # keys of the random streams
+SPLIT, ORDER, NOISE, VALIDATION_NOISE, DROPOUT = range(5)  # keys of the random streams
 _MAX_VALIDATION = 10_000
 _MIN_ROWS = 20
 
@@ -46,9 +46,11 @@ def _order(seed: int, epoch: int, rows: int) -> Tensor:
 
 
 def load_training_data(
-    store: Store, prior: Prior, validation: float, seed: int, device: torch.device
+    store: Store, prior: Prior, validation: float, seed: int, device: torch.device, split: int | None = None
 ) -> TrainingData:
     """Read the valid rows of a store, transform the parameters, split and move to the device.
+
+    `split` is the seed of the split, if that is to be another one than `seed` (an ensemble shares its split).
 
     Raises:
         ValueError: fewer than 20 valid rows, or signals that are not finite in float32.
@@ -66,7 +68,7 @@ def load_training_data(
             f"{store.path}: expected finite signals, got NaN or inf in {len(bad)} rows: {bad[:10]}"
         )
     z = prior.unconstrain(theta)[0].float()
-    order = torch.randperm(len(z), generator=torch_generator(seed, SPLIT))
+    order = torch.randperm(len(z), generator=torch_generator(seed if split is None else split, SPLIT))
     held_out = min(max(int(validation * len(z)), 1), _MAX_VALIDATION)
     valid, train = order[:held_out], order[held_out:].sort().values
     rows = torch.from_numpy(in_store)

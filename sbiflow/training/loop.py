@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from typing import NoReturn
 
 import torch
@@ -19,7 +22,7 @@ from sbiflow.flows import ConditionalFlow
 from sbiflow.seeding import torch_generator
 from sbiflow.training.checkpoint import Checkpoint, pack, unpack
 from sbiflow.training.config import TrainConfig
-from sbiflow.training.data import NOISE, TrainingData
+from sbiflow.training.data import DROPOUT, NOISE, TrainingData
 from sbiflow.training.interrupt import deferred_interrupt
 from sbiflow.training.optimiser import build_optimisers
 from sbiflow.training.progress import TrainingLog, progress_bar
@@ -52,6 +55,8 @@ class Training:
         steps, every = self.config.steps or 0, self.config.validate_every or 1
         patience = self.config.patience or math.inf
         started = time.monotonic() - self.log.seconds
+        if self.step == 0:
+            self._validate()  # the start may be better than what a few simulations teach
         with progress_bar(steps, self.step, progress) as show, deferred_interrupt() as interrupted:
             while self.step < steps and self.waited < patience:
                 loss = self._update(rate(self.step / steps, self.config))
@@ -72,7 +77,8 @@ class Training:
     def _update(self, rate: float) -> Tensor:
         """One step on one batch; returns the loss without waiting for it."""
         z, x = self._batch(self.step)
-        loss = -self.model.log_prob(z, x).mean()
+        with dropout_stream(self.model, self.config.seed, self.step):
+            loss = -self.model.log_prob(z, x).mean()
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -86,7 +92,7 @@ class Training:
         return loss.detach()
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        rows = self.data.indices(step, self.config.batch)
+        rows = self.data.indices(step, self.config.batch or len(self.data))
         noise = torch_generator(self.config.seed, NOISE, step, device=self.data.z.device)
         return self.data.z[rows], self.simulator.observe(self.data.signal[rows], noise)
 
@@ -120,7 +126,7 @@ class Training:
         """
         z, x = self._batch(step - 1)
         good = torch.isfinite(self.model.log_prob(z, x)) & torch.isfinite(x.reshape(len(x), -1)).all(1)
-        chosen = self.data.indices(step - 1, self.config.batch).cpu()
+        chosen = self.data.indices(step - 1, self.config.batch or len(self.data)).cpu()
         self._stop(step, "loss or its gradient", self.data.rows[chosen[~good.cpu()]])
 
     def _stop(self, step: int, what: str, rows: Tensor) -> NoReturn:
@@ -165,6 +171,20 @@ class Training:
         best = unpack(tensors, self.model, self.optimisers)
         self.best = {name: value.to(self.data.z.device) for name, value in best.items()}
         self.step, self.waited, self.log = state["step"], state["waited"], TrainingLog(**state["log"])
+
+
+@contextmanager
+def dropout_stream(model: ConditionalFlow, seed: int, step: int) -> Iterator[None]:
+    """Training mode with dropout drawn from a stream of (seed, step), for a flow that has dropout."""
+    if not model.has_dropout:
+        yield
+        return
+    devices = [parameter.device for parameter in islice(model.parameters(), 1) if parameter.is_cuda]
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(torch_generator(seed, DROPOUT, step).initial_seed()))
+        model.train()
+        yield
+        model.eval()
 
 
 def rate(progress: float, config: TrainConfig) -> float:

@@ -42,6 +42,7 @@ def train(
     device: str = "auto",
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
+    split: int | None = None,
     progress: bool = True,
 ) -> Posterior:
     """Train a conditional flow on a store of simulations.
@@ -53,6 +54,7 @@ def train(
         device: "auto" takes a GPU if there is one.
         checkpoint: file to write every `checkpoint_every` steps, on Ctrl-C and at the end; if it exists and belongs
             to the same run, training goes on from there.
+        split: seed of the split into training and validation rows, if not the configuration's own.
 
     Raises:
         ValueError: the store is of another simulator or prior, has too few rows, or the checkpoint is of another run.
@@ -63,11 +65,10 @@ def train(
     check_count(checkpoint_every, "checkpoint_every")
     where = _device(device)
     _check_same_problem(store, simulator)
-    data = load_training_data(store, simulator.prior, config.validation, config.seed, where)
-    steps = config.steps_for(len(data))
-    config = replace(config, steps=steps, validate_every=config.validate_every or max(steps // 20, 1))
-    x_valid = _observe(simulator, data.signal_validation, data.rows_validation, config.seed)
-    x_fit = _observe(simulator, data.signal[:_FIT_ROWS], data.rows[:_FIT_ROWS], config.seed, 1)
+    config = config.resolved(store.n_ok)
+    data = load_training_data(store, simulator.prior, config.validation or 0.0, config.seed, where, split)
+    x_valid = observe(simulator, data.signal_validation, data.rows_validation, config.seed)
+    x_fit = observe(simulator, data.signal[:_FIT_ROWS], data.rows[:_FIT_ROWS], config.seed, 1)
 
     file = None
     if checkpoint is not None:
@@ -81,7 +82,7 @@ def train(
     run.resume()
     run.loop(progress)
     run.model.load_state_dict(run.best)
-    novelty = Novelty.fit(x_fit[::2], torch.cat([x_fit[1::2], x_valid]))
+    novelty = Novelty.fit(x_fit, x_valid, run.model.embedding)
     shape, info = tuple(simulator.x_shape), _info(store, simulator, run)
     return Posterior(run.model.eval(), flow, embedding, simulator.prior, shape, novelty, info, run.log)
 
@@ -116,7 +117,7 @@ def _check_same_problem(store: Store, simulator: Simulator | RowSimulator) -> No
         raise ValueError(f"{store.path}: a store of another simulator or prior: {'; '.join(different)}")
 
 
-def _observe(
+def observe(
     simulator: Simulator | RowSimulator, signal: Tensor, rows: Tensor, seed: int, *key: int
 ) -> Tensor:
     """One noise realisation of the whole array, checked once for what the loop relies on."""
@@ -174,7 +175,7 @@ def _build(
         torch.default_generator.manual_seed(seed % 2**64)  # of the CPU only, where weights are made
         periodic = tuple(bool(flag) for flag in simulator.prior.periodic)
         model = ConditionalFlow(flow, embedding, periodic, tuple(simulator.x_shape))
-    model.embedding.fit(x.cpu(), data.signal[: len(x)].cpu())
+    model.fit(data.z[: len(x)].cpu(), x.cpu(), data.signal[: len(x)].cpu())
     return model.to(x.device)
 
 

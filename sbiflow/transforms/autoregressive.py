@@ -23,6 +23,7 @@ class MaskedAutoregressive(Transform):
         context: C, number of context features; 0 for none.
         elementwise: the map; built for D columns.
         periodic: columns that are phases, read as cosine and sine by the conditioner.
+        dropout: of the conditioner's units while training.
     """
 
     phase_columns: Tensor
@@ -36,11 +37,12 @@ class MaskedAutoregressive(Transform):
         hidden: int,
         blocks: int,
         periodic: tuple[int, ...] = (),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.elementwise = elementwise
         widths = [2 if i in periodic else 1 for i in range(dim)]
-        self.net = MaskedNet(widths, elementwise.size, context, hidden, blocks)
+        self.net = MaskedNet(widths, elementwise.size, context, hidden, blocks, dropout)
         self.periodic = periodic
         self.register_buffer("phase_columns", torch.as_tensor(periodic, dtype=torch.long), persistent=False)
         layout = []  # phase_features appends the sines; the masks want each beside its cosine

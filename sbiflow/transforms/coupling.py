@@ -24,6 +24,7 @@ class Coupling(Transform):
         context: C, number of context features; 0 for none.
         elementwise: the map; built for the moved columns.
         periodic: columns that are phases, read as cosine and sine.
+        dropout: of the conditioner's units while training.
     """
 
     order: Tensor
@@ -39,6 +40,7 @@ class Coupling(Transform):
         hidden: int,
         blocks: int,
         periodic: Sequence[int] = (),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if not moved or len(set(moved)) != len(moved) or not set(moved) <= set(range(dim)):
@@ -48,7 +50,7 @@ class Coupling(Transform):
         order = [*kept, *moved]
         self.elementwise, self.n_kept, self.has_phases = elementwise, len(kept), bool(phases)
         self.net = ResidualNet(
-            len(kept) + len(phases), len(moved) * elementwise.size, context, hidden, blocks
+            len(kept) + len(phases), len(moved) * elementwise.size, context, hidden, blocks, dropout
         )
         back = [order.index(i) for i in range(dim)]
         for name, index in {"order": order, "back": back, "phases": phases}.items():

@@ -43,10 +43,16 @@ def _shifted(inputs: Tensor, layer: nn.Linear, shift: Tensor | None) -> Tensor:
 
 
 class ResidualNet(nn.Module):
-    """(..., inputs), context (..., C) -> (..., outputs): residual blocks of two layers with SiLU."""
+    """(..., inputs), context (..., C) -> (..., outputs): residual blocks of two layers with SiLU.
 
-    def __init__(self, inputs: int, outputs: int, context: int, hidden: int, blocks: int) -> None:
+    In training mode each block's inner units and the last ones are dropped with probability `dropout`.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, context: int, hidden: int, blocks: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.drop = nn.Dropout(dropout)
         self.entry = nn.Linear(inputs, hidden) if inputs else None
         if not inputs:
             self.bias = nn.Parameter(torch.zeros(hidden))
@@ -66,8 +72,8 @@ class ResidualNet(nn.Module):
         else:
             hidden = _shifted(inputs, self.entry, shifts[0])
         for first, second, shift in zip(self.first, self.second, shifts[1:], strict=True):
-            hidden = hidden + second(silu(_shifted(silu(hidden), first, shift)))
-        outputs = self.exit(silu(hidden))
+            hidden = hidden + second(self.drop(silu(_shifted(silu(hidden), first, shift))))
+        outputs = self.exit(self.drop(silu(hidden)))
         return outputs.expand(*inputs.shape[:-1], -1) if self.entry is None else outputs
 
 
@@ -81,14 +87,24 @@ class MaskedNet(nn.Module):
     Args:
         widths: number of input features of each dimension (two for an angle), D entries.
         size: outputs per dimension.
+        dropout: probability, as in `ResidualNet`.
     """
 
     entry_mask: Tensor
     hidden_mask: Tensor
     exit_mask: Tensor
 
-    def __init__(self, widths: Sequence[int], size: int, context: int, hidden: int, blocks: int) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        size: int,
+        context: int,
+        hidden: int,
+        blocks: int,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.drop = nn.Dropout(dropout)
         dim = len(widths)
         if hidden < dim:
             raise ValueError(f"hidden: expected at least one unit per dimension ({dim}), got {hidden}")
@@ -121,8 +137,8 @@ class MaskedNet(nn.Module):
         for index, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
             inner = linear(silu(hidden), first.weight * self.hidden_mask, first.bias)
             inner = inner if shifts is None else inner + shifts[index]
-            hidden = hidden + linear(silu(inner), second.weight * self.hidden_mask, second.bias)
-        outputs = linear(silu(hidden), self.exit.weight * self.exit_mask, self.exit.bias)
+            hidden = hidden + linear(self.drop(silu(inner)), second.weight * self.hidden_mask, second.bias)
+        outputs = linear(self.drop(silu(hidden)), self.exit.weight * self.exit_mask, self.exit.bias)
         return outputs.unflatten(-1, (self.dim, self.size))
 
 

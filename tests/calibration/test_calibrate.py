@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from torch import Generator, Tensor
 from sbiflow.calibration import calibrate
 from sbiflow.priors import Normal, PeriodicUniform, Prior
 from sbiflow.seeding import torch_generator
-from tests.toys import LinearGaussian
+from tests.quick import quick_store, quick_train
+from tests.toys import LinearGaussian, TwoModes, normal_prior
 
 TOY = LinearGaussian()
+REGRESSION = "distance to regression on x"
 
 
 class WithoutLikelihood:
@@ -55,14 +58,66 @@ def test_wrong_width_and_place_are_rejected(scale: float, shift: float, word: st
 
 
 @pytest.mark.parametrize(
-    ("simulator", "test"), [(TOY, "log-likelihood"), (WithoutLikelihood(), "distance to regression on x")]
+    ("simulator", "data_tests"),
+    [(TOY, {"log-likelihood", REGRESSION}), (WithoutLikelihood(), {REGRESSION})],
+    ids=["likelihood", "regression"],
 )
-def test_prior_as_posterior_passes_plain_ranks_and_is_caught(simulator: object, test: str) -> None:
+def test_prior_as_posterior_passes_plain_ranks_and_is_caught(simulator: object, data_tests: set) -> None:
     report = calibrate(TOY.prior_proposal(), simulator, seed=4, alpha=1e-4, progress=False)
-    assert [t.name for t in report.ranks.failures] == [test]
+    assert {t.name for t in report.ranks.failures} == {"TARP", *data_tests}  # and no parameter, not HPD
     assert all(c.misses_information and not c.learned for c in report.contraction)
     assert "this parameter was not learned" in report.verdict
     assert not report.passed
+
+
+def test_wrong_mode_weight_is_caught_by_tarp() -> None:
+    modes = TwoModes()
+    exact = calibrate(modes.exact_proposal(), modes, draws=200, seed=4, alpha=1e-4, progress=False)
+    assert exact.passed
+    wrong = calibrate(modes.exact_proposal(0.7), modes, draws=200, seed=4, alpha=1e-4, progress=False)
+    assert "TARP" in {t.name for t in wrong.ranks.failures}
+    assert "wrong weights of modes" in wrong.verdict
+    assert wrong.tarp_area > 0.01
+
+
+def test_one_parameter() -> None:
+    toy = LinearGaussian(matrix=((1.0,), (0.5,)), prior=normal_prior((0.5,), (1.0,)))
+    assert calibrate(toy.exact_proposal(), toy, n=300, draws=100, seed=7, progress=False).passed_at(1e-4)
+    assert not calibrate(toy.exact_proposal(0.6), toy, draws=100, seed=7, progress=False).passed_at(1e-4)
+
+
+class Chain:
+    """Draws of a chain wrapped as a Proposal: any source of draws and densities can be judged."""
+
+    prior = TOY.prior
+
+    def __init__(self, factor: float) -> None:
+        self.exact, self.factor = TOY.exact_proposal(), factor
+
+    def sample_and_log_prob(self, x: Tensor, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Independence Metropolis from a wide start, thinned; `factor` is an error of its target's scale."""
+        target, wide = TOY.exact_proposal(self.factor), TOY.exact_proposal(1.5)
+        state, log_wide = wide.sample_and_log_prob(x, 1, generator)
+        ratio, kept = target.distribution(x).log_prob(state[0]) - log_wide[0], []
+        state = state[0]
+        for step in range(6 * n):
+            new, log_new = wide.sample_and_log_prob(x, 1, generator)
+            log_ratio = target.distribution(x).log_prob(new[0]) - log_new[0]
+            accept = torch.rand(len(x), generator=generator).log() < log_ratio - ratio
+            state = torch.where(accept[:, None], new[0], state)
+            ratio = torch.where(accept, log_ratio, ratio)
+            if step % 6 == 5:
+                kept.append(state)
+        theta = torch.stack(kept)
+        return theta, target.distribution(x).log_prob(theta)
+
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        return TOY.exact_proposal(self.factor).log_prob(theta, x)
+
+
+def test_a_markov_chain_is_judged_like_a_flow() -> None:
+    assert calibrate(Chain(1.0), TOY, n=300, draws=100, seed=13, progress=False).passed_at(1e-4)
+    assert not calibrate(Chain(0.7), TOY, n=300, draws=100, seed=13, progress=False).passed_at(1e-4)
 
 
 def test_parameter_without_influence_is_a_warning_not_a_failure() -> None:
@@ -119,7 +174,9 @@ def test_periodic_parameter() -> None:
     assert exact.contraction[0].learned
     assert exact.contraction[0].linear == pytest.approx(exact.contraction[0].contraction, abs=0.05)
     narrow = calibrate(Circle(factor=1.7), Circle(), draws=200, seed=6, alpha=1e-4, progress=False)
-    assert {t.name for t in narrow.ranks.failures} == {"azimuth", "HPD coverage", "log-likelihood"}
+    assert {t.name for t in narrow.ranks.failures} == {
+        "azimuth", "HPD coverage", "TARP", "log-likelihood", REGRESSION,
+    }  # fmt: skip
 
 
 def test_same_seed_same_report() -> None:
@@ -144,23 +201,58 @@ def test_mean_log_q_is_the_negative_conditional_entropy() -> None:
 def test_html_and_json(tmp_path: Path) -> None:
     report = calibrate(TOY.exact_proposal(0.8), TOY, n=500, draws=200, seed=11, progress=False)
     page = report.to_html(tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "FAILED" in page
-    assert "too narrow" in page
-    assert page.count("data:image/png;base64,") == 2
-    assert "http" not in page.replace("data:image/png;base64,", "")
-    assert "<script" not in page
+    assert page.index("FAIL") < page.index("too narrow") < page.index("Provenance")
+    assert page.count("data:image/svg+xml;base64,") == page.count("<img") == page.count("<figcaption>") == 4
+    for name, value in report.provenance.items():
+        assert not value or f"<td>{name}</td><td>{value}</td>" in page
     data = json.loads(report.to_json(tmp_path / "report.json"))
     assert json.loads((tmp_path / "report.json").read_text()) == data
     assert data["passed"] is False
-    assert [t["name"] for t in data["tests"]] == ["t0", "t1", "HPD coverage", "log-likelihood"]
-    assert len(data["tests"][0]["ranks"]) == 500
+    names = ["t0", "t1", "HPD coverage", "TARP", "log-likelihood", REGRESSION]
+    assert [t["name"] for t in data["tests"]] == names
+    assert all(len(t["ranks"]) == 500 for t in data["tests"])
+    assert data["pp"]["p_values"] == dict(report.pp.p_by_name)
+    assert data["pp"]["fisher"] < 1e-3
+    assert data["tarp_area_to_curve"] == report.tarp_area
     assert data["seed"] == 11
+    assert [fault.split(":")[0] for fault in data["faults"]] == [t.name for t in report.ranks.failures]
+
+
+def test_names_and_text_of_a_user_cannot_break_the_page(tmp_path: Path) -> None:
+    prior = Prior(Normal("<b>a</b> & TARP", 0.5, 1.0), Normal("TARP", -1.0, 2.0))
+    toy = LinearGaussian(prior=prior, name="<script>alert(1)</script>")
+    report = calibrate(toy.exact_proposal(), toy, n=100, draws=100, seed=1, progress=False)
+    page = report.to_html(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "<b>" not in page
+    assert "&lt;b&gt;a&lt;/b&gt; &amp; TARP" in page
 
 
 def test_figures_show_all_ranks() -> None:
     report = calibrate(TOY.exact_proposal(), TOY, n=100, draws=100, seed=12, progress=False)
-    assert [a.get_title() for a in report.rank_figure().axes[:3]] == ["t0", "t1", "log-likelihood"]
-    assert report.coverage_figure().axes[0].get_xlabel()
+    titles = [a.get_title() for a in report.rank_figure().axes]
+    assert titles == ["t0", "t1", "log-likelihood", REGRESSION]
+    assert "highest-density" in report.coverage_figure().axes[0].get_xlabel()
+    assert "reference point" in report.tarp_figure().axes[0].get_xlabel()
+    entries = [text.get_text() for text in report.pp_figure().axes[0].get_legend().get_texts()]
+    assert [entry.split(" ")[0] for entry in entries] == ["t0", "t1", "1σ", "2σ", "3σ"]
+
+
+FIVE = LinearGaussian(
+    matrix=tuple(map(tuple, np.random.default_rng(0).normal(size=(8, 5)).tolist())),
+    prior=normal_prior((0.0,) * 5, (1.0,) * 5),
+)
+
+
+def test_five_parameters_take_less_than_a_minute(tmp_path: Path) -> None:
+    """N = 1,000 pairs of 1,000 draws, tables, figures and page.
+
+    Processor time, which others on the machine do not change; a run alone on it takes no longer by the clock.
+    """
+    store = quick_store(tmp_path / "five.h5", FIVE, 300)
+    posterior = quick_train(store, FIVE)
+    start = time.process_time()
+    calibrate(posterior, FIVE, n=1000, draws=1000, seed=1, progress=False).to_html(tmp_path / "five.html")
+    assert time.process_time() - start < 60
 
 
 class Broken:

@@ -109,3 +109,39 @@ def test_bad_input_gets_one_clear_line() -> None:
         predictive_check(theta, torch.zeros(50), TOY, x, 1)
     with pytest.raises(ValueError, match="theta"):
         predictive_check(torch.zeros(50, 3), None, TOY, x, 1)
+
+
+def test_an_impossible_observation_has_the_smallest_p_value_and_a_short_verdict() -> None:
+    """(1 + k) / (1 + n): never zero, which no number of replicas could show."""
+    found = check(WithoutLikelihood(), observations(1)[0] + 1e9)
+    assert found.p_value == 1 / 2001
+    assert len(found.verdict) < 400
+
+
+class WithConstant(WithoutLikelihood):
+    """A feature that is 0.1 in every simulation."""
+
+    x_shape = (21,)
+
+    def observe(self, signal: Tensor, generator: Generator | None = None) -> Tensor:
+        x = TOY.observe(signal, generator)
+        return torch.cat([x, torch.full((len(x), 1), 0.1, dtype=x.dtype)], -1)
+
+
+def test_rounding_of_a_constant_feature_is_no_misfit_and_a_deviation_is() -> None:
+    x = torch.cat([observations(1)[0], torch.tensor([0.1])]).float().double()  # 0.1 as float32 has it
+    theta, _ = TOY.exact_proposal().sample_and_log_prob(x[None, :-1], 500, torch.Generator().manual_seed(1))
+    assert predictive_check(theta[:, 0], None, WithConstant(), x, 1, n=500).inside
+    x[-1] = 0.11
+    found = predictive_check(theta[:, 0], None, WithConstant(), x, 1, n=500)
+    assert not found.inside and found.worst_feature == (20,)
+
+
+class Undefined(WithoutLikelihood):
+    def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
+        return torch.full((len(theta),), math.nan)
+
+
+def test_a_likelihood_that_is_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="log_likelihood: expected numbers, got NaN"):
+        predictive_check(torch.zeros(5, 2), None, Undefined(), torch.zeros(20), 1)

@@ -10,10 +10,25 @@ import torch
 
 from sbiflow.calibration.contraction import Contraction, posterior_spread
 from sbiflow.calibration.coverage import coverage_test, hpd_mass
-from sbiflow.calibration.regression import ridge_prediction
-from sbiflow.calibration.sbc import SbcResult, describe, fractional_rank, rank_test, sbc_ranks
+from sbiflow.calibration.regression import (
+    forward_prediction,
+    regression_ranks,
+    regression_targets,
+    ridge_prediction,
+)
+from sbiflow.calibration.sbc import (
+    SbcResult,
+    data_test,
+    describe,
+    fractional_rank,
+    log_likelihood_ranks,
+    rank_test,
+    sbc_ranks,
+)
+from sbiflow.pairs import draw_pairs
 from sbiflow.priors import Normal, PeriodicUniform, Prior, Uniform
 from sbiflow.seeding import torch_generator
+from tests.toys import LinearGaussian
 
 ALPHA = 1e-4
 
@@ -123,3 +138,46 @@ def test_ridge_recovers_a_line_and_does_not_fit_noise() -> None:
     assert np.mean((ridge_prediction(x[:350], noise[:350], x[350:]) - noise[350:]) ** 2) < 2.0
     few = ridge_prediction(x[:350, :5], 2 * line[:350] + 1, x[350:, :5])
     np.testing.assert_allclose(few, 2 * line[350:] + 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_data_dependent_ranks(seed: int) -> None:
+    """Uniform for the exact posterior; the prior fits worse, a narrow posterior better. False alarm 1e-4 each."""
+    toy = LinearGaussian()
+    theta, x, _ = draw_pairs(toy, 600, seed=seed)
+    targets = regression_targets(theta, toy.prior)
+    predicted = forward_prediction(x.numpy(), targets.reshape(600, -1)).reshape(targets.shape)
+
+    def both(proposal: object) -> tuple:
+        draws, _ = proposal.sample_and_log_prob(x, 50, generator(20 + seed))
+        likelihood = log_likelihood_ranks(toy.log_likelihood, theta, x, draws, generator(30))
+        distance = regression_ranks(targets, predicted, draws, toy.prior, generator(31))
+        return data_test("L", likelihood.numpy(), 1.0), data_test("r", distance.numpy(), 0.0)
+
+    assert all(test.passed(ALPHA) for test in both(toy.exact_proposal()))
+    for proposal, word in ((toy.prior_proposal(), "blind to x"), (toy.exact_proposal(0.6), "too narrow")):
+        for test in both(proposal):
+            assert not test.passed(ALPHA)
+            assert word in test.reading
+
+
+def test_likelihood_ranks_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = LinearGaussian()
+    theta, x, _ = draw_pairs(toy, 40, seed=3)
+    draws, _ = toy.exact_proposal().sample_and_log_prob(x, 20, generator(4))
+    seen: list[int] = []
+    first = log_likelihood_ranks(toy.log_likelihood, theta, x, draws, generator(5), seen.append)
+    monkeypatch.setattr("sbiflow.calibration.sbc._LIKELIHOODS", 100)
+    second = log_likelihood_ranks(toy.log_likelihood, theta, x, draws, generator(5), seen.append)
+    torch.testing.assert_close(first, second)
+    assert sum(seen) == 80
+
+
+def test_nan_likelihood_is_refused_and_zero_likelihood_ranked_last() -> None:
+    theta, draws = torch.zeros(4, 1), torch.zeros(30, 4, 1)
+    with pytest.raises(ValueError, match="124 NaN"):
+        log_likelihood_ranks(lambda t, x: t[:, 0] * math.nan, theta, theta, draws, generator(1))
+    worst = log_likelihood_ranks(
+        lambda t, x: torch.where(t[:, 0] == 0, -math.inf, 0.0), theta, theta, draws + 1, generator(1)
+    )
+    assert worst.max() < 1 / 30

@@ -61,7 +61,7 @@ def test_a_finished_run_is_not_trained_again(store, file, folder, monkeypatch):
     monkeypatch.setattr("sbiflow.training.loop.Training._update", None)
     again = quick_train(store, TOY, checkpoint=file)
     assert same_weights(again, Posterior.load(folder / "model"))
-    assert again.info.steps == CONFIG.steps and again.log.validation_step == [10, 20, 30, 40]
+    assert again.info.steps == CONFIG.steps and again.log.validation_step == [0, 10, 20, 30, 40]
 
 
 def test_a_checkpoint_is_no_pickle(folder):

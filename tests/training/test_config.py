@@ -28,11 +28,18 @@ def test_a_setting_that_makes_no_sense_is_named(field, value, message):
         TrainConfig(**{field: value})
 
 
-def test_the_budget_follows_the_number_of_rows_within_bounds():
-    assert TrainConfig(batch=512).steps_for(1_000) == 2_000
-    assert TrainConfig(batch=512).steps_for(102_400) == 40 * 200
-    assert TrainConfig(batch=512).steps_for(10**8) == 20_000
-    assert TrainConfig(steps=7).steps_for(10**8) == 7
+def test_the_budget_follows_the_number_of_simulations_within_bounds():
+    few, some, many = (TrainConfig().resolved(n) for n in (1_000, 10_000, 10**8))
+    assert (few.steps, few.batch, few.validation) == (300, 128, 0.15)
+    assert (some.steps, some.batch, some.validation) == (40 * 9500 // 256, 256, 0.05)
+    assert (many.steps, many.batch, many.validation) == (20_000, 512, 0.05)
+    assert TrainConfig().resolved(2_000).validation == pytest.approx(0.1)
+    assert few.validate_every == 15
+
+
+def test_what_was_set_stays_set():
+    config = TrainConfig(steps=7, batch=32, validation=0.2, validate_every=3)
+    assert config.resolved(10**8) == config
 
 
 @pytest.mark.parametrize("schedule, peak", [("cosine", 0.03), ("onecycle", 0.3)])

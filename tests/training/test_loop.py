@@ -16,7 +16,7 @@ from sbiflow.training.data import load_training_data
 from sbiflow.training.interrupt import deferred_interrupt
 from sbiflow.training.loop import Training
 from sbiflow.training.optimiser import Muon
-from sbiflow.training.run import _build, _observe
+from sbiflow.training.run import _build, observe
 from tests.quick import CONFIG, EMBEDDING, FLOW, quick_store, quick_train, same_weights
 from tests.toys import LinearGaussian, normal_prior
 
@@ -35,10 +35,10 @@ def posterior(store):
 
 def training(store, config=CONFIG, simulator=TOY):
     """The state of a run before its first step."""
-    config = replace(config, validate_every=config.validate_every or 10)
+    config = config.resolved(store.n_ok)
     data = load_training_data(store, simulator.prior, config.validation, config.seed, torch.device("cpu"))
-    x = _observe(simulator, data.signal, data.rows, config.seed)
-    x_validation = _observe(simulator, data.signal_validation, data.rows_validation, config.seed)
+    x = observe(simulator, data.signal, data.rows, config.seed)
+    x_validation = observe(simulator, data.signal_validation, data.rows_validation, config.seed)
     model = _build(simulator, FLOW, EMBEDDING, config.seed, x, data)
     return Training(model, data, x_validation, simulator, config)
 
@@ -75,7 +75,7 @@ def test_noise_differs_between_batches_and_validation_noise_does_not(tmp_path):
     run = training(store, replace(CONFIG, batch=10**6), Recording())
     noise.clear()
     batches = [run._batch(step)[1] for step in (0, 1, 0)]
-    assert [len(x) for x in batches] == [95, 95, 95]
+    assert [len(x) for x in batches] == [85, 85, 85]
     assert noise[0].equal(noise[2]) and batches[0].equal(batches[2])  # a function of seed and step
     assert not noise[0].equal(noise[1])
     assert abs(torch.corrcoef(torch.stack([noise[0].flatten(), noise[1].flatten()]))[0, 1]) < 0.3
@@ -86,7 +86,7 @@ def test_noise_differs_between_batches_and_validation_noise_does_not(tmp_path):
 
 def test_the_log_and_the_info_say_what_was_done(store, posterior):
     log, info = posterior.log, posterior.info
-    assert log.validation_step == [10, 20, 30, 40] and log.step == [10, 20, 30, 40]
+    assert log.validation_step == [0, 10, 20, 30, 40] and log.step == [10, 20, 30, 40]
     assert log.rate[0] == pytest.approx(CONFIG.learning_rate, rel=0.2) and log.rate[-1] < 1e-4
     assert (info.steps, info.seed, info.simulations, info.failed_simulations) == (40, 0, 600, 0)
     assert info.simulator == "linear-gaussian" and info.training["batch"] == 64
@@ -110,7 +110,7 @@ def test_early_stopping_returns_the_best_weights(tmp_path):
     posterior = quick_train(store, still, config)
     losses = posterior.log.validation_loss
     best = int(np.argmin(losses))
-    assert len(losses) == best + 1 + 4 and posterior.info.steps == 10 * len(losses) < 4000
+    assert len(losses) == best + 1 + 4 and posterior.info.steps == 10 * (len(losses) - 1) < 4000
     assert losses[-1] > losses[best] + 0.1
     run = training(store, config, still)
     with torch.no_grad():
@@ -122,13 +122,13 @@ def test_without_patience_the_whole_budget_is_used(tmp_path):
     store = quick_store(tmp_path / "s.h5", TOY, 60)
     config = TrainConfig(steps=150, batch=32, learning_rate=0.03, validate_every=10, patience=None)
     posterior = quick_train(store, replace(TOY, noise_sd=1e-3), config)
-    assert posterior.info.steps == 150 and len(posterior.log.validation_step) == 15
+    assert posterior.info.steps == 150 and len(posterior.log.validation_step) == 16
     assert posterior.log.best == min(posterior.log.validation_loss)
 
 
 def test_a_run_shorter_than_its_validation_interval_is_validated_at_the_end(store):
     log = quick_train(store, TOY, TrainConfig(steps=3, batch=32, validate_every=100)).log
-    assert log.validation_step == [3]
+    assert log.validation_step == [0, 3]
 
 
 def test_clipping_bounds_the_gradient(store):
@@ -298,7 +298,7 @@ def test_a_validation_loss_that_is_not_finite_stops(store):
     run.x_validation[4] = torch.nan
     row = int(run.data.rows_validation[4])
     match = (
-        rf"validation loss is not finite at step 10 of 40; 1 rows are to blame \(of the store: \[{row}\]\)"
+        rf"validation loss is not finite at step 0 of 40; 1 rows are to blame \(of the store: \[{row}\]\)"
     )
     with pytest.raises(FloatingPointError, match=match):
         run.loop(progress=False)

@@ -88,7 +88,8 @@ def test_muon_gets_the_matrices_between_hidden_layers_only():
     )
     names = {id(p): name for name, p in model.named_parameters()}
     chosen = {names[id(p)] for p in hidden_matrices(model)}
-    assert "embedding.net.first.0.weight" in chosen and "transform.transforms.0.net.first.0.weight" in chosen
+    assert "embedding.embedding.net.first.0.weight" in chosen
+    assert "transform.transforms.1.net.first.0.weight" in chosen  # after the whitening
     assert not any("bias" in name or "exit" in name for name in chosen)
     assert all(min(p.shape) > 16 for p in hidden_matrices(model))
 

@@ -25,6 +25,7 @@ from sbiflow.transforms.elementwise import (
     elementwise_for,
 )
 from sbiflow.transforms.linear import LULinear, Permutation
+from sbiflow.transforms.whiten import Whiten
 
 HALF_WIDTH, HIDDEN, BLOCKS, CONTEXT = 4.0, 16, 1, 3
 MAPS: dict[str, Elementwise] = {
@@ -136,6 +137,14 @@ def _mixture_of_all(dim: int, context: int) -> Transform:
     )
 
 
+def _whiten(dim: int, columns: list[int]) -> Transform:
+    """With a fitted factor of condition about ten."""
+    whiten, size = Whiten(dim, columns), len(columns)
+    draws = torch.randn(size, size, generator=_generator(3), dtype=torch.float64)
+    whiten.fit(torch.diag(torch.linspace(0.3, 3.0, size)).double() + 0.1 * draws.tril(-1))
+    return whiten
+
+
 def _between(low: Tensor, high: Tensor, z: Tensor) -> Tensor:
     return low + (high - low) * torch.sigmoid(z)
 
@@ -181,6 +190,12 @@ def _catalogue() -> dict[str, Case]:
         cases[f"UpperBounded, D={dim}"] = Case(
             partial(UpperBounded, high), dim, diagonal=True, domain=partial(_below, high)
         )
+    for dim in (1, 2):
+        make_whiten = partial(_whiten, dim, list(range(dim)))
+        cases[f"whiten, D={dim}, C={CONTEXT}"] = Case(make_whiten, dim, CONTEXT, triangular=True)
+    cases[f"whiten some columns, D=5, C={CONTEXT}"] = Case(
+        partial(_whiten, 5, [0, 2, 4]), 5, CONTEXT, kept=(1, 3)
+    )
     cases["LU of some columns, D=5"] = Case(partial(LULinear, 5, [0, 2, 4]), 5, kept=(1, 3))
     cases["Logit, one for all, D=2"] = Case(
         partial(Logit, -20.0, 20.0), 2, diagonal=True, domain=lambda z: 20 * torch.tanh(z / 3)
