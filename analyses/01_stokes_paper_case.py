@@ -24,7 +24,7 @@ from simulators.stokes import MilneEddington
 
 NAME = "01_stokes_paper_case"
 TRUTH = torch.tensor([[-1.0, 0.15, 2.5, 0.35, 0.7]], dtype=torch.float64)  # the paper's observation
-FLOW = sf.FlowConfig(family="spline_coupling", layers=5, hidden=64)
+FLOW = sf.FlowConfig(family="spline_coupling", layers=5, hidden=64, start="prior")
 EMBEDDING = sf.EmbeddingConfig(kind="residual", hidden=128, blocks=3, features=64)
 
 

@@ -28,7 +28,7 @@ from simulators.crisp import BEST_FIT, CONTINUUM_FACTOR, NOISE, crisp_simulator,
 from simulators.stokes import MilneEddington
 
 NAME = "02_stokes_crisp"
-FLOW = sf.FlowConfig(family="spline_coupling", layers=5, hidden=64)
+FLOW = sf.FlowConfig(family="spline_coupling", layers=5, hidden=64, start="prior")
 EMBEDDING = sf.EmbeddingConfig(kind="residual", hidden=128, blocks=3, features=64)
 
 

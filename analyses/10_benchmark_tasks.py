@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from benchmark_observations import observations, published_folder, published_reference
 from benchmark_references import log_evidence, reference
 from benchmark_table import PUBLISHED, report
-
 from common import HERE, options, output_folder
+
 import sbiflow as sf
 from sbiflow.calibration.c2st import c2st
 from simulators.benchmark import TASKS, frozen
@@ -55,7 +55,9 @@ class Answer:
         return float((self.log_evidence - self.reference_log_evidence) / max(error, 1e-12))
 
 
-def references(name: str, subject: Any, raw: list[torch.Tensor], folder: Path, n: int) -> list[dict[str, Any]]:
+def references(
+    name: str, subject: Any, raw: list[torch.Tensor], folder: Path, n: int
+) -> list[dict[str, Any]]:
     """Reference draws (n, D) in the published parameters and ln Z of every observation; computed once and kept."""
     found = []
     for i, x in enumerate(raw):
@@ -68,7 +70,9 @@ def references(name: str, subject: Any, raw: list[torch.Tensor], folder: Path, n
     return found
 
 
-def train(name: str, subject: Any, budget: int, seed: int, folder: Path, fast: bool) -> tuple[sf.Ensemble, float]:
+def train(
+    name: str, subject: Any, budget: int, seed: int, folder: Path, fast: bool
+) -> tuple[sf.Ensemble, float]:
     """The ensemble of a cell, and the seconds of its training."""
     simulator = frozen(subject)
     store = sf.simulate(simulator, budget, folder / f"{name}-{budget}-{seed}.h5", seed=seed, progress=False)
@@ -79,7 +83,9 @@ def train(name: str, subject: Any, budget: int, seed: int, folder: Path, fast: b
             sf.Member(m.flow, m.embedding, sf.TrainConfig(steps=30, patience=None)) for m in members[:2]
         )
     checkpoints = folder / "checkpoints" / f"{name}-{budget}-{seed}"
-    ensemble = sf.train_ensemble(store, simulator, members, seed=seed, checkpoint_folder=checkpoints, progress=False)
+    ensemble = sf.train_ensemble(
+        store, simulator, members, seed=seed, checkpoint_folder=checkpoints, progress=False
+    )
     return ensemble, time.perf_counter() - start
 
 
@@ -96,7 +102,9 @@ def answer(draws: sf.PosteriorSamples, simulator: Any, ref: dict[str, Any]) -> A
     )  # fmt: skip
 
 
-def run_cell(name: str, subject: Any, raw: list[torch.Tensor], budget: int, seed: int, folder: Path, fast: bool) -> None:
+def run_cell(
+    name: str, subject: Any, raw: list[torch.Tensor], budget: int, seed: int, folder: Path, fast: bool
+) -> None:
     """Train, draw, reweight; the cell's file is written last."""
     path = folder / f"cell-{name}-{budget}-{seed}.json"
     if path.exists():
@@ -110,7 +118,14 @@ def run_cell(name: str, subject: Any, raw: list[torch.Tensor], budget: int, seed
         answers.append(asdict(answer(draws, simulator, ref)))
         kept.append(simulator.published(draws.theta))
     torch.save(torch.stack(kept), path.with_suffix(".pt"))
-    cell = {"task": name, "budget": budget, "seed": seed, "seconds": seconds, "weights": ensemble.weights, "answers": answers}
+    cell = {
+        "task": name,
+        "budget": budget,
+        "seed": seed,
+        "seconds": seconds,
+        "weights": ensemble.weights,
+        "answers": answers,
+    }
     path.write_text(json.dumps(cell, indent=1))
     mean = np.mean([a["c2st_fast"] for a in answers])
     print(f"{name:<24}{budget:>8} seed {seed}: {seconds:.0f} s training, fast C2ST {mean:.3f}", flush=True)
@@ -154,14 +169,23 @@ def main() -> None:
     names = arguments.tasks.split(",") if not fast else ["gaussian_linear", "two_moons"]
     budgets = [int(b) for b in arguments.budgets.split(",")] if not fast else [300]
     if unknown := set(names) - set(PUBLISHED):
-        raise SystemExit(f"--tasks: expected some of {', '.join(PUBLISHED)}, got {', '.join(sorted(unknown))}")
+        raise SystemExit(
+            f"--tasks: expected some of {', '.join(PUBLISHED)}, got {', '.join(sorted(unknown))}"
+        )
     files = None if fast else published_folder(HERE / "output")
     print("observations: " + ("published" if files else "our own (see benchmark_observations.py)"))
-    cells = [(b, s, n) for b in budgets for s in range(arguments.seed, arguments.seed + arguments.seeds) for n in names]
+    cells = [
+        (b, s, n)
+        for b in budgets
+        for s in range(arguments.seed, arguments.seed + arguments.seeds)
+        for n in names
+    ]
     for budget, seed, name in cells:
         subject, raw = observations(name, files)
         run_cell(name, subject, raw[: 2 if fast else None], budget, seed, folder, fast)
-    for count in range(1, arguments.published + 1):  # the first observation of all cells before the second of any
+    for count in range(
+        1, arguments.published + 1
+    ):  # the first observation of all cells before the second of any
         for budget, seed, name in cells:
             published_protocol(name, budget, seed, folder, count)
         for name in names:

@@ -1,6 +1,6 @@
 """The observations of the ten tasks: the published ones if their files are at hand, else our own.
 
-The published files are those of sbibm 1.1.0 (MIT licence, not ours to ship): 
+The published files are those of sbibm 1.1.0 (MIT licence, not ours to ship):
     python -m pip install --no-deps --target analyses/output/sbibm sbibm==1.1.0
 """
 
@@ -51,7 +51,5 @@ def observations(name: str, folder: Path | None) -> tuple[Any, list[Tensor]]:
 def published_reference(name: str, index: int, folder: Path) -> Tensor:
     """The published reference draws (10,000, D) of observation `index` (from 0), in the published parameters."""
     where = _FILES.get(name, (name, ""))[0]
-    path = (
-        folder / where / "files" / f"num_observation_{index + 1}" / "reference_posterior_samples.csv.bz2"
-    )
+    path = folder / where / "files" / f"num_observation_{index + 1}" / "reference_posterior_samples.csv.bz2"
     return torch.from_numpy(np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2))

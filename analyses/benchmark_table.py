@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-
 from common import Number, report_numbers, save_figure
+from matplotlib.figure import Figure
 
 # task: mean C2ST of NPE as published (arXiv 2101.04653) at 1e3, 1e4, 1e5; floors and reaches of ours at 1e4, 1e5
 PUBLISHED = {
@@ -80,7 +79,9 @@ def report(cells: list[dict[str, Any]], folder: Path, arguments: argparse.Namesp
     if floors:
         worst = max(floors, key=lambda found: found["c2st"])
         text = f"{np.mean([f['c2st'] for f in floors]):.3f}, worst {worst['c2st']:.3f} ({worst['task']})"
-        numbers.append(Number(f"our reference against the published one, first observation of {len(floors)} tasks", text))
+        numbers.append(
+            Number(f"our reference against the published one, first observation of {len(floors)} tasks", text)
+        )
     answers = [answer for cell in cells for answer in cell["answers"]]
     false = sum(answer.reliable and abs(answer.pull) > 4 for answer in answers)
     reliable = sum(answer.reliable for answer in answers)
@@ -90,8 +91,14 @@ def report(cells: list[dict[str, Any]], folder: Path, arguments: argparse.Namesp
         Number("of these |Δ ln Z| > 4 σ: false 'reliable'", str(false), "0", "", false == 0),
         Number("largest |Δ ln Z| / σ of a reliable answer", f"{worst_pull:.2f}", "4", "", worst_pull <= 4),
     ]
-    title = "SBI benchmark, C2ST by the published protocol, " + ("published" if published else "own") + " observations"
-    report_numbers(title + (" (--fast: proves nothing)" if arguments.fast else ""), numbers, folder, arguments)
+    title = (
+        "SBI benchmark, C2ST by the published protocol, "
+        + ("published" if published else "own")
+        + " observations"
+    )
+    report_numbers(
+        title + (" (--fast: proves nothing)" if arguments.fast else ""), numbers, folder, arguments
+    )
     save_figure(figure(cells), folder / "c2st.png")
 
 
@@ -104,7 +111,8 @@ def figure(cells: list[dict[str, Any]]) -> Figure:
         own = sorted({cell["budget"] for cell in cells if cell["task"] == name})
         for which, style, label in (("c2st", "s-", "sbiflow"), ("c2st_fast", ":", "sbiflow, fast C2ST")):
             grouped = [
-                np.concatenate([scores(c, which) for c in cells if (c["task"], c["budget"]) == (name, b)]) for b in own
+                np.concatenate([scores(c, which) for c in cells if (c["task"], c["budget"]) == (name, b)])
+                for b in own
             ]
             points = [(b, values.mean()) for b, values in zip(own, grouped, strict=True) if len(values)]
             if points:

@@ -1,6 +1,18 @@
 """sbiflow: simulation-based Bayesian inference with normalizing flows whose every answer carries its own evidence."""
 
-from sbiflow.calibration import CalibrationReport, calibrate, compare, emcee_reference, predictive_check
+from sbiflow.calibration import (
+    CalibrationReport,
+    c2st,
+    calibrate,
+    compare,
+    emcee_reference,
+    local_c2st,
+    marginal_jsd,
+    mmd,
+    nested_reference,
+    predictive_check,
+    reference_floor,
+)
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.ensemble import Ensemble
 from sbiflow.flows import FlowConfig
@@ -44,13 +56,19 @@ __all__ = [
     "TruncatedNormal",
     "Uniform",
     "WeightedSamples",
+    "c2st",
     "calibrate",
     "compare",
     "default_members",
     "draw_pairs",
     "emcee_reference",
     "isotropic_direction",
+    "local_c2st",
+    "marginal_jsd",
+    "mmd",
+    "nested_reference",
     "predictive_check",
+    "reference_floor",
     "simulate",
     "simulator_from_function",
     "train",

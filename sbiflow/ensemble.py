@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from sbiflow.checks import check_count
 from sbiflow.novelty import NoveltyCheck
-from sbiflow.posterior import Posterior
+from sbiflow.posterior import ModelInfo, Posterior
 from sbiflow.priors import Prior
 from sbiflow.samples import PosteriorSamples
 from sbiflow.seeding import check_seed, torch_generator
@@ -60,6 +60,12 @@ class Ensemble:
     @property
     def x_shape(self) -> tuple[int, ...]:
         return self.members[0].x_shape
+
+    @property
+    def info(self) -> ModelInfo:
+        """Of the member with the largest weight, but with the training time of all."""
+        seconds = math.fsum(member.info.training_seconds for member in self.members)
+        return replace(self._heaviest.info, training_seconds=seconds)
 
     @property
     def _heaviest(self) -> Posterior:
@@ -175,6 +181,11 @@ class Ensemble:
 def is_ensemble(folder: str | Path) -> bool:
     """Whether the folder holds an ensemble."""
     return (Path(folder) / _FILE).is_file()
+
+
+def load_posterior(folder: str | Path, device: str = "cpu") -> Posterior | Ensemble:
+    """What `Posterior.save` or `Ensemble.save` wrote; errors as in their `load`."""
+    return Ensemble.load(folder, device) if is_ensemble(folder) else Posterior.load(folder, device)
 
 
 def stack(log_q: Tensor, iterations: int = 500) -> tuple[float, ...]:

@@ -83,7 +83,9 @@ def _autoregressive(
 ) -> Transform:
     own = elementwise_for(real, CircularSpline(config.bins), periodic)
     phases = tuple(i for i, flag in enumerate(periodic) if flag)
-    return MaskedAutoregressive(len(periodic), context, own, config.hidden, config.blocks, phases, config.dropout)
+    return MaskedAutoregressive(
+        len(periodic), context, own, config.hidden, config.blocks, phases, config.dropout
+    )
 
 
 def _spline(config: FlowConfig) -> Elementwise:

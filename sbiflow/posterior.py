@@ -144,10 +144,10 @@ class Posterior:
         """
         columns = []
         step = max(self._chunk // max(len(theta), 1), 1)
-        for part, observed in zip(theta.split(step, 1), x.split(step), strict=True):
+        for drawn, observed in zip(theta.split(step, 1), x.split(step), strict=True):
             context = self.flow.embedding(observed.to(self.device, torch.float32))
             rows = []
-            for block in part.split(max(self._chunk // len(observed), 1)):
+            for block in drawn.split(max(self._chunk // len(observed), 1)):
                 z, log_jacobian = self.prior.unconstrain(block.reshape(-1, self.prior.dim))
                 z = z.reshape(block.shape).to(self.device, torch.float32)
                 log_q = self.flow.log_prob_given(z, context).cpu().double()

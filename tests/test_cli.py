@@ -28,8 +28,10 @@ from sbiflow.importance import importance_weights
 from sbiflow.posterior import Posterior
 from sbiflow.priors import Prior, Uniform
 from sbiflow.store import Store
+from sbiflow.training import Member
 from simulators.crisp import BEST_FIT, WAVELENGTHS, crisp_simulator
 from simulators.registry import BUILT_IN
+from tests.quick import CONFIG, EMBEDDING, FLOW
 from tests.toys import LinearGaussian
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -180,12 +182,28 @@ def test_check_passes_a_trained_posterior(model, tmp_path):
     assert "<html" in report.read_text() and '"passed": true' in json.read_text()
 
 
-def test_check_fails_an_untrained_posterior_with_status_1(store, tmp_path):
-    arguments = ["--steps", 2, "--layers", 2, "--simulator", SIMULATOR]
-    succeed("train", store, "--out", tmp_path / "model", *arguments)
-    result = sbiflow("check", tmp_path / "model", "--n", 100, "--draws", 100, "--simulator", SIMULATOR)
+def test_check_fails_an_untrained_posterior_with_status_1(tmp_path):
+    """Two crescents: far from the linear fit that an untrained flow is."""
+    succeed("simulate", "two_moons", "--n", 300, "--out", tmp_path / "s.h5")
+    succeed("train", tmp_path / "s.h5", "--out", tmp_path / "model", "--steps", 2, "--layers", 2)
+    result = sbiflow("check", tmp_path / "model", "--n", 100, "--draws", 100)
     assert result.exit_code == 1
     assert "Not calibrated" in result.stdout and not result.stderr
+
+
+def test_an_ensemble_is_trained_sampled_checked_and_shown(observation, tmp_path, monkeypatch):
+    members = [Member(FLOW, EMBEDDING, CONFIG)] * 2
+    monkeypatch.setattr("sbiflow.training.ensemble.default_members", lambda simulations: members)
+    succeed("simulate", SIMULATOR, "--n", 500, "--out", tmp_path / "s.h5")
+    arguments = ["--simulator", SIMULATOR, "--ensemble"]
+    text = succeed("train", tmp_path / "s.h5", "--out", tmp_path / "e", *arguments)
+    assert "2 flows in" in text and (tmp_path / "e-checkpoints" / "member-1.safetensors").exists()
+    text = succeed("sample", tmp_path / "e", observation, "--n", 500, "--simulator", SIMULATOR, "--reweight")
+    assert "log evidence" in text and "from 500 likelihoods elsewhere" in text
+    checked = succeed("check", tmp_path / "e", "--n", 100, "--draws", 100, "--simulator", SIMULATOR)
+    assert "Calibrated" in checked or "PASS" in checked
+    text = succeed("info", tmp_path / "e")
+    assert "ensemble" in text and "member-1" in text and "weights" in text
 
 
 def test_info_of_a_store_a_model_and_draws(store, model, observation, tmp_path):
@@ -511,7 +529,7 @@ def test_ctrl_c_in_train_and_on_again(interrupt_at, tmp_path):
     simulator = f"{__name__}:Interrupting"
     interrupt_at(0)
     succeed("simulate", simulator, "--n", 1000, "--out", tmp_path / "s.h5")
-    arguments = ["train", tmp_path / "s.h5", "--simulator", simulator, "--steps", 30, *SMALL]
+    arguments = ["train", tmp_path / "s.h5", "--simulator", simulator, "--steps", 30, "--patience", 0, *SMALL]
     succeed(*arguments, "--out", tmp_path / "whole")
     interrupt_at(15)
     result = sbiflow(*arguments, "--out", tmp_path / "model")

@@ -106,7 +106,7 @@ TOYS = {
 }
 STEPS = {"1-D": 100, "2-D": 250, "3-D": 200, "periodic": 300}
 CONFIG = TrainConfig(batch=256, learning_rate=0.02, patience=None)
-FLOW = FlowConfig(layers=2, hidden=24, blocks=1, bins=6)
+FLOW = FlowConfig(layers=2, hidden=24, blocks=1, bins=6, start="prior")  # the other start is this posterior
 
 
 def fresh(toy, n, seed):

@@ -52,7 +52,10 @@ def test_draws_agree_with_the_density():
 def test_noise_features_do_not_overfit():
     """300 pairs and 200 features of pure noise: ridge regression keeps the guess near the prior."""
     rng = np.random.default_rng(0)
-    x, z = torch.from_numpy(rng.standard_normal((600, 200))).float(), torch.from_numpy(rng.standard_normal((600, 1)))
+    x, z = (
+        torch.from_numpy(rng.standard_normal((600, 200))).float(),
+        torch.from_numpy(rng.standard_normal((600, 1))),
+    )
     guess = Guess(Embedding(EMBEDDING, (200,)), 1)
     guess.fit(x[:300], x[:300])
     factor = guess.regress(x[:300], z[:300])

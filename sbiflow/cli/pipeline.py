@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -17,11 +18,12 @@ from sbiflow.blocks import AnySimulator
 from sbiflow.calibration import calibrate
 from sbiflow.cli import lookup
 from sbiflow.embedding import EmbeddingConfig
+from sbiflow.ensemble import Ensemble, load_posterior
 from sbiflow.flows import FlowConfig
 from sbiflow.posterior import ModelInfo, Posterior
 from sbiflow.simulate import simulate
 from sbiflow.store import Store
-from sbiflow.training import TrainConfig, train
+from sbiflow.training import TrainConfig, train, train_ensemble
 
 _FLOW, _EMBEDDING, _TRAIN = FlowConfig(), EmbeddingConfig(), TrainConfig()
 _CHECKPOINT = "checkpoint.safetensors"
@@ -81,6 +83,10 @@ def train_command(
     ] = _TRAIN.patience or 0,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    ensemble: Annotated[
+        bool,
+        Option("--ensemble", help="Several stacked flows of tried settings; the options above are not used."),
+    ] = False,
     restart: Annotated[bool, Option("--restart", help="Discard the checkpoint in OUT, train anew.")] = False,
 ) -> None:
     """Train a flow on a store. Ctrl-C loses nothing: the same command continues from the checkpoint."""
@@ -98,6 +104,9 @@ def train_command(
     )  # fmt: skip
     flow = FlowConfig(family=family, layers=layers, hidden=hidden, bins=bins)
     embed = EmbeddingConfig(kind=embedding, features=features, hidden=embedding_hidden, svd_components=svd)
+    if ensemble:
+        _train_ensemble(opened, chosen, out, seed, device, restart)
+        return
     checkpoint = out / _CHECKPOINT
     if restart:
         checkpoint.unlink(missing_ok=True)
@@ -114,6 +123,21 @@ def train_command(
     typer.echo(
         f"{info.steps:,} steps in {info.training_seconds:.0f} s; mean log q(theta|x) of the validation rows "
         f"{info.validation_log_prob:.3f} nats: {out}"
+    )
+
+
+def _train_ensemble(
+    store: Store, simulator: AnySimulator, out: Path, seed: int, device: str, restart: bool
+) -> None:
+    checkpoints = out.with_name(out.name + "-checkpoints")
+    if restart:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    trained = train_ensemble(store, simulator, seed=seed, device=device, checkpoint_folder=checkpoints)
+    trained.save(out)
+    shares = ", ".join(f"{weight:.2f}" for weight in trained.weights)
+    typer.echo(
+        f"{len(trained.members)} flows in {trained.info.training_seconds:.0f} s, weights {shares}: {out} "
+        f"(checkpoints: {checkpoints})"
     )
 
 
@@ -136,7 +160,7 @@ def sample_command(
     """Draw from the posterior of an observation: median, 16 and 84 %, warnings, and on request weights."""
     lookup.check_target(out, made_by_us="samples")
     lookup.check_target(corner)
-    posterior = Posterior.load(model, lookup.pick_device(device))
+    posterior = load_posterior(model, lookup.pick_device(device))
     named = simulator or lookup.built_in(posterior.info.simulator)
     chosen = _simulator_of(model, posterior, simulator) if reweight or named else None
     x = lookup.load_observation(observation, posterior.x_shape, chosen, dataset)
@@ -168,7 +192,7 @@ def check_command(
     """Calibration on fresh simulations; exit status 1 if the posterior fails."""
     lookup.check_target(report)
     lookup.check_target(json)
-    posterior = Posterior.load(model, lookup.pick_device(device))
+    posterior = load_posterior(model, lookup.pick_device(device))
     chosen = _simulator_of(model, posterior, simulator)
     found = calibrate(posterior, chosen, n=n, draws=draws, seed=seed, alpha=alpha)
     typer.echo(str(found))
@@ -179,7 +203,7 @@ def check_command(
     raise typer.Exit(0 if found.passed else 1)
 
 
-def _simulator_of(model: Path, posterior: Posterior, given: str | None) -> AnySimulator:
+def _simulator_of(model: Path, posterior: Posterior | Ensemble, given: str | None) -> AnySimulator:
     info: ModelInfo = posterior.info
     chosen = lookup.recorded_simulator(given, info.simulator, model)
     names, got = posterior.prior.names, chosen.prior.names

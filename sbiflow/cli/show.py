@@ -14,6 +14,7 @@ from rich.text import Text
 from sbiflow import datasets, samples
 from sbiflow.cli import lookup
 from sbiflow.embedding import KINDS
+from sbiflow.ensemble import Ensemble, is_ensemble
 from sbiflow.flows import FAMILIES
 from sbiflow.posterior import Posterior
 from sbiflow.priors import Prior
@@ -82,6 +83,14 @@ def _show_store(path: Path) -> None:
 def _show_model(path: Path) -> None:
     if (path / "checkpoint.safetensors").exists() and not (path / "config.json").exists():
         raise ValueError(f"{path}: its training is not finished; run the same `sbiflow train` again")
+    if is_ensemble(path):
+        trained = Ensemble.load(path)
+        shares = ", ".join(f"{weight:.3f}" for weight in trained.weights)
+        _pairs({"ensemble": path, "members": len(trained.members), "weights": shares})
+        for i in range(len(trained.members)):
+            typer.echo()
+            _show_model(path / f"member-{i}")
+        return
     posterior = Posterior.load(path)
     info = posterior.info
     _pairs(

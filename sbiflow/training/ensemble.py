@@ -30,39 +30,53 @@ class Member:
 def default_members(simulations: int) -> tuple[Member, ...]:
     """Settings by the number of simulations: many small and diverse networks for few, fewer and larger for many.
 
-    With and without dropout, short and long: over-fitting sets in at different times for different problems, and
-    stacking finds out. Chosen by the log-density of held-out simulations.
+    With and without dropout, with and without an embedding, affine and spline: over-fitting sets in at different
+    times for different problems, and stacking finds out. Chosen by the log-density of simulations that no member had
+    seen.
     """
+    spline_ar = "spline_autoregressive"
+    bare, none = FlowConfig(spline_ar, layers=2, hidden=96, blocks=1), EmbeddingConfig("none")
     if simulations < 4_000:
+        passes = simulations / 128
         embedding = EmbeddingConfig(features=32, hidden=64, blocks=2)
-        plain, large = FlowConfig(layers=4, hidden=32, blocks=1), FlowConfig(layers=4, hidden=64, blocks=2)
-        steps = max(10 * simulations // 64, 150)
+        plain = FlowConfig(layers=4, hidden=32, blocks=1)
+        large = replace(plain, hidden=64, blocks=2)
         kinds = [
-            (replace(plain, family="maf", layers=5), 4e-3, steps), (replace(plain, family="maf", layers=2, dropout=0.2), 2e-3, steps),
-            (replace(plain, layers=2, dropout=0.1), 8e-3, 2 * steps), (replace(plain, dropout=0.2), 8e-3, 2 * steps),
-            (replace(plain, dropout=0.2), 16e-3, 2 * steps), (replace(plain, family="spline_autoregressive", layers=3, dropout=0.2), 8e-3, 2 * steps),
-            (replace(large, dropout=0.2), 8e-3, 3 * steps), (replace(large, dropout=0.4), 8e-3, 3 * steps),
-        ]  # fmt: skip
+            (replace(plain, family="maf", layers=5), embedding, 4e-3, 20),
+            (replace(plain, family="maf", layers=2, dropout=0.2), embedding, 2e-3, 20),
+            (replace(plain, layers=2, dropout=0.1), embedding, 8e-3, 40),
+            (replace(plain, dropout=0.2), embedding, 8e-3, 40),
+            (replace(plain, dropout=0.2), embedding, 16e-3, 40),
+            (replace(plain, family=spline_ar, layers=3, dropout=0.2), embedding, 8e-3, 40),
+            (replace(large, dropout=0.2), embedding, 8e-3, 60),
+            (replace(large, dropout=0.4), embedding, 8e-3, 60),
+        ]
     elif simulations < 40_000:
+        passes = simulations // 256
         embedding = EmbeddingConfig(features=32, hidden=128, blocks=2)
         plain = FlowConfig(layers=5, hidden=48, blocks=1)
-        passes = simulations // 256
         kinds = [
-            (replace(plain, family="maf"), 4e-3, 20 * passes), (plain, 4e-3, 25 * passes),
-            (replace(plain, dropout=0.1), 8e-3, 40 * passes), (replace(plain, dropout=0.05), 8e-3, 30 * passes),
-            (replace(plain, family="spline_autoregressive", layers=4, dropout=0.1), 8e-3, 30 * passes),
-        ]  # fmt: skip
+            (replace(plain, family="maf"), embedding, 4e-3, 20),
+            (plain, embedding, 4e-3, 25),
+            (replace(plain, dropout=0.1), embedding, 8e-3, 40),
+            (replace(plain, dropout=0.05), embedding, 8e-3, 30),
+            (replace(plain, family=spline_ar, layers=4, dropout=0.1), embedding, 8e-3, 30),
+            (replace(bare, layers=1, dropout=0.3), none, 8e-3, 30),
+            (replace(bare, dropout=0.2), none, 4e-3, 30),
+        ]
     else:
-        embedding, plain = EmbeddingConfig(), FlowConfig()
         passes = simulations // 512
         kinds = [
-            (plain, 4e-3, min(20 * passes, 10_000)),
-            (replace(plain, dropout=0.05), 8e-3, min(30 * passes, 20_000)),
+            (FlowConfig(), EmbeddingConfig(), 4e-3, 20),
+            (replace(bare, dropout=0.1), none, 4e-3, 20),
         ]
     return tuple(
-        Member(flow, embedding, TrainConfig(steps=max(steps, 50), learning_rate=rate, patience=None))
-        for flow, rate, steps in kinds
+        Member(flow, embedding, _config(rate, int(share * passes))) for flow, embedding, rate, share in kinds
     )
+
+
+def _config(rate: float, steps: int) -> TrainConfig:
+    return TrainConfig(steps=min(max(steps, 150), 20_000), learning_rate=rate, patience=None)
 
 
 def train_ensemble(

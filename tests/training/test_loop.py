@@ -297,9 +297,7 @@ def test_a_validation_loss_that_is_not_finite_stops(store):
     run = training(store)
     run.x_validation[4] = torch.nan
     row = int(run.data.rows_validation[4])
-    match = (
-        rf"validation loss is not finite at step 0 of 40; 1 rows are to blame \(of the store: \[{row}\]\)"
-    )
+    match = rf"validation loss is not finite at step 0 of 40; 1 rows are to blame \(of the store: \[{row}\]\)"
     with pytest.raises(FloatingPointError, match=match):
         run.loop(progress=False)
 
