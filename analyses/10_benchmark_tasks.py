@@ -172,6 +172,9 @@ def main() -> None:
         raise SystemExit(
             f"--tasks: expected some of {', '.join(PUBLISHED)}, got {', '.join(sorted(unknown))}"
         )
+    if fast:
+        for path in folder.glob("*.*"):
+            path.unlink()
     files = None if fast else published_folder(HERE / "output")
     print("observations: " + ("published" if files else "our own (see benchmark_observations.py)"))
     cells = [

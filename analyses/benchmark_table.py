@@ -68,6 +68,22 @@ def line(name: str, budget: int, cells: list[dict[str, Any]]) -> Number:
     return Number(what, shown, f"{floor:.3f}", "" if reach is None else f"{reach:.2f}", met)
 
 
+def markdown(cells: list[dict[str, Any]]) -> str:
+    """The README's table: C2ST by the published protocol, its observations in brackets, next to NPE as published."""
+    lines = [
+        "| task | NPE, published: 1e3 / 1e4 / 1e5 | sbiflow, 1e3 | 1e4 | 1e5 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, (published, _, _) in PUBLISHED.items():
+        shown = []
+        for budget in BUDGETS:
+            own = [cell for cell in cells if (cell["task"], cell["budget"]) == (name, budget)]
+            values = np.concatenate([scores(cell, "c2st") for cell in own]) if own else np.array([])
+            shown.append(f"{values.mean():.3f} ({len(values)})" if len(values) else "-")
+        lines.append(f"| {name} | {' / '.join(f'{p:.3f}' for p in published)} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def report(cells: list[dict[str, Any]], folder: Path, arguments: argparse.Namespace, published: bool) -> None:
     """Print and write the table and a figure of all finished cells."""
     numbers = []
@@ -100,6 +116,7 @@ def report(cells: list[dict[str, Any]], folder: Path, arguments: argparse.Namesp
         title + (" (--fast: proves nothing)" if arguments.fast else ""), numbers, folder, arguments
     )
     save_figure(figure(cells), folder / "c2st.png")
+    (folder / "table.md").write_text(markdown(cells) + "\n")
 
 
 def figure(cells: list[dict[str, Any]]) -> Figure:

@@ -203,7 +203,7 @@ def test_an_ensemble_is_trained_sampled_checked_and_shown(observation, tmp_path,
     checked = succeed("check", tmp_path / "e", "--n", 100, "--draws", 100, "--simulator", SIMULATOR)
     assert "Calibrated" in checked or "PASS" in checked
     text = succeed("info", tmp_path / "e")
-    assert "ensemble" in text and "member-1" in text and "weights" in text
+    assert "members   2" in text and "weights" in text and text.count("layers 2") == 2
 
 
 def test_info_of_a_store_a_model_and_draws(store, model, observation, tmp_path):

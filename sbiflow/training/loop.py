@@ -44,7 +44,7 @@ class Training:
         config: TrainConfig,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        self.model, self.data, self.simulator, self.config = model, data, simulator, config
+        self.model, self.data, self.simulator, self.config = model.eval(), data, simulator, config
         self.x_validation, self.checkpoint = x_validation, checkpoint
         self.optimisers = build_optimisers(model, config.optimiser, config.learning_rate)
         self.best = {name: value.clone() for name, value in model.state_dict().items()}

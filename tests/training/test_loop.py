@@ -107,7 +107,7 @@ def test_early_stopping_returns_the_best_weights(tmp_path):
     config = TrainConfig(
         steps=4000, batch=32, learning_rate=0.03, validation=0.5, validate_every=10, patience=4
     )
-    posterior = quick_train(store, still, config)
+    posterior = quick_train(store, still, config, flow=replace(FLOW, start="prior"))
     losses = posterior.log.validation_loss
     best = int(np.argmin(losses))
     assert len(losses) == best + 1 + 4 and posterior.info.steps == 10 * (len(losses) - 1) < 4000
