@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -74,10 +73,9 @@ def references(
 def train(
     name: str, subject: Any, budget: int, seed: int, folder: Path, fast: bool
 ) -> tuple[sf.Ensemble, float]:
-    """The ensemble of a cell, and the seconds of its training."""
+    """The ensemble of a cell, and the seconds of its training, resumed or not."""
     simulator = frozen(subject)
     store = sf.simulate(simulator, budget, folder / f"{name}-{budget}-{seed}.h5", seed=seed, progress=False)
-    start = time.perf_counter()
     members = sf.default_members(budget)
     if fast:
         members = tuple(
@@ -87,7 +85,7 @@ def train(
     ensemble = sf.train_ensemble(
         store, simulator, members, seed=seed, checkpoint_folder=checkpoints, progress=False
     )
-    return ensemble, time.perf_counter() - start
+    return ensemble, ensemble.info.training_seconds
 
 
 def answer(draws: sf.PosteriorSamples, simulator: Any, ref: dict[str, Any]) -> Answer:

@@ -51,9 +51,11 @@ def line(name: str, budget: int, cells: list[dict[str, Any]]) -> Number:
     answers = [answer for cell in cells for answer in cell["answers"]]
     n_observations = min(len(values) for values in per_seed)
     if n_observations:
-        spread = means.std(ddof=1) if len(means) > 1 else per_seed[0].std(ddof=1) if n_observations > 1 else 0
-        kind = "seeds" if len(means) > 1 else "observations"
-        shown = f"{means.mean():.3f} ± {spread:.3f} sd of {len(means) if len(means) > 1 else n_observations} {kind}"
+        of = f"{n_observations} of {len(cells[0]['answers'])} observations"
+        spread = f" ± {per_seed[0].std(ddof=1):.3f} sd of {of}" if n_observations > 1 else f" ({of})"
+        if len(means) > 1:
+            spread = f" ± {means.std(ddof=1):.3f} sd of {len(means)} seeds, {of}"
+        shown = f"{means.mean():.3f}{spread}"
     else:
         shown = "not computed"
     reliable = sum(answer.reliable for answer in answers)
@@ -64,7 +66,8 @@ def line(name: str, budget: int, cells: list[dict[str, Any]]) -> Number:
         f"{name}, {budget:,} simulations (published NPE {published:.3f}; fast C2ST {fast:.3f}, "
         f"{seconds:.0f} s training, efficiency {efficiency:.1%}, reliable {reliable}/{len(answers)}, falsely {false})"
     )
-    met = bool(means.mean() <= floor) if n_observations and np.isfinite(floor) else None
+    complete = n_observations == len(cells[0]["answers"]) and np.isfinite(floor)
+    met = bool(means.mean() <= floor) if complete else None  # fewer observations decide nothing
     return Number(what, shown, f"{floor:.3f}", "" if reach is None else f"{reach:.2f}", met)
 
 
