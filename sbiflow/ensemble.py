@@ -150,11 +150,17 @@ class Ensemble:
         folder = Path(folder)
         if folder.exists() and not (folder / _FILE).is_file() and any(folder.iterdir()):
             raise ValueError(f"{folder}: expected a new folder or an ensemble's, got something else")
-        shutil.rmtree(folder, ignore_errors=True)
-        for i, member in enumerate(self.members):
-            member.save(folder / f"member-{i}")
-        text = json.dumps({"format_version": _FORMAT, "weights": self.weights})
-        (folder / _FILE).write_text(text + "\n", encoding="utf-8")
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            for i, member in enumerate(self.members):
+                member.save(partial / f"member-{i}")
+            text = json.dumps({"format_version": _FORMAT, "weights": self.weights})
+            (partial / _FILE).write_text(text + "\n", encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)  # only now: a full disk costs no former ensemble
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> Ensemble:

@@ -107,6 +107,19 @@ def test_saved_and_loaded(ensemble, tmp_path):
     assert len(Ensemble.load(tmp_path / "e").members) == 1 and not (tmp_path / "e" / "member-1").exists()
 
 
+def test_a_save_that_fails_keeps_the_former_ensemble(ensemble, tmp_path, monkeypatch):
+    ensemble.save(tmp_path / "e")
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("sbiflow.posterior.write_model", full)
+    with pytest.raises(OSError, match="No space left"):
+        ensemble.save(tmp_path / "e")
+    assert Ensemble.load(tmp_path / "e").weights == ensemble.weights
+    assert [path.name for path in tmp_path.iterdir()] == ["e"]
+
+
 def test_what_is_no_ensemble_is_refused_and_left_alone(ensemble, tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ValueError, match="expected a new folder"):
