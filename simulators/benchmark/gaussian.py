@@ -19,6 +19,7 @@ from sbiflow.priors import Normal, Prior, Uniform
 from simulators.benchmark.task import (
     PlainData,
     PlainParameters,
+    Task,
     checked_theta,
     noise_like,
     normal_log_density,
@@ -36,15 +37,8 @@ _UNIFORM_PRIOR = Prior([Uniform(name, -1.0, 1.0) for name in numbered("theta", _
 _MIXTURE_PRIOR = Prior([Uniform(name, -_EDGE, _EDGE) for name in numbered("theta", 2)])
 
 
-@dataclass(frozen=True)
-class GaussianLinear(PlainParameters, PlainData):
-    """theta (10) ~ N(0, 0.1 I), x ~ N(theta, 0.1 I)."""
-
-    name: str = "gaussian_linear"
-    version: str = "1"
-    prior: Prior = _GAUSSIAN_PRIOR
-    x_shape: tuple[int, ...] = (_DIM,)
-    x_names: tuple[str, ...] = numbered("x", _DIM)
+class _UnitMatrix(PlainParameters, PlainData, Task):
+    """x ~ N(theta, 0.1 I), whatever the prior."""
 
     def signal(self, theta: Tensor) -> Tensor:
         """The mean: theta."""
@@ -58,6 +52,17 @@ class GaussianLinear(PlainParameters, PlainData):
         """log N(x; theta, 0.1 I): theta (n, 10), x (10,) or (n, 10) -> (n,)."""
         theta, x = pairs_of(self, theta, x)
         return normal_log_density(x, theta, _VARIANCE)
+
+
+@dataclass(frozen=True)
+class GaussianLinear(_UnitMatrix):
+    """theta (10) ~ N(0, 0.1 I), x ~ N(theta, 0.1 I)."""
+
+    name: str = "gaussian_linear"
+    version: str = "1"
+    prior: Prior = _GAUSSIAN_PRIOR
+    x_shape: tuple[int, ...] = (_DIM,)
+    x_names: tuple[str, ...] = numbered("x", _DIM)
 
     def reference(self, x: Tensor, n: int, seed: int) -> Tensor:
         """n independent draws of the posterior N(x / 2, 0.05 I), (n, 10) float64."""
@@ -72,7 +77,7 @@ class GaussianLinear(PlainParameters, PlainData):
 
 
 @dataclass(frozen=True)
-class GaussianLinearUniform(PlainParameters, PlainData):
+class GaussianLinearUniform(_UnitMatrix):
     """theta (10) ~ U[-1, 1]^10, x ~ N(theta, 0.1 I)."""
 
     name: str = "gaussian_linear_uniform"
@@ -80,19 +85,6 @@ class GaussianLinearUniform(PlainParameters, PlainData):
     prior: Prior = _UNIFORM_PRIOR
     x_shape: tuple[int, ...] = (_DIM,)
     x_names: tuple[str, ...] = numbered("x", _DIM)
-
-    def signal(self, theta: Tensor) -> Tensor:
-        """The mean: theta."""
-        return checked_theta(self, theta)
-
-    def observe(self, signal: Tensor, generator: Generator | None = None) -> Tensor:
-        """The mean plus its noise."""
-        return signal + math.sqrt(_VARIANCE) * noise_like(signal, generator)
-
-    def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
-        """log N(x; theta, 0.1 I): theta (n, 10), x (10,) or (n, 10) -> (n,)."""
-        theta, x = pairs_of(self, theta, x)
-        return normal_log_density(x, theta, _VARIANCE)
 
     def reference(self, x: Tensor, n: int, seed: int) -> Tensor:
         """n independent draws of the posterior, ten truncated normals, (n, 10) float64."""
