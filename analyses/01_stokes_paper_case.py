@@ -19,6 +19,7 @@ from common import Number, options, output_folder, report_numbers, save_figure
 
 import sbiflow as sf
 from sbiflow.calibration import compare, emcee_reference
+from sbiflow.observing import observe
 from sbiflow.pairs import draw_pairs
 from simulators.stokes import MilneEddington
 
@@ -72,7 +73,7 @@ def main() -> None:
     report = sf.calibrate(posterior, simulator, n=n_calibration, seed=seed + 2000)
     report.to_html(folder / "calibration.html")
 
-    x_paper = simulator.observe(simulator.signal(TRUTH), torch.Generator().manual_seed(seed))[0]
+    x_paper = observe(simulator, TRUTH, simulator.signal(TRUTH), torch.Generator().manual_seed(seed))[0]
     draws = posterior.sample(x_paper, 20_000, seed=5)
     weighted = draws.reweight(simulator.log_likelihood)
     reference = emcee_reference(

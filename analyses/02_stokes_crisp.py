@@ -24,6 +24,7 @@ from page import Section, Verdict, write_page
 import sbiflow as sf
 from sbiflow import datasets, plots
 from sbiflow.calibration import PredictiveCheck, Reference
+from sbiflow.observing import observe
 from simulators.crisp import BEST_FIT, CONTINUUM_FACTOR, NOISE, crisp_simulator, load_crisp
 from simulators.stokes import MilneEddington
 
@@ -40,7 +41,7 @@ def observation() -> tuple[MilneEddington, Tensor, str]:
         print(f"{error}\nusing a synthetic observation instead")
         simulator = crisp_simulator()
         theta = torch.tensor([BEST_FIT], dtype=torch.float64)
-        x = simulator.observe(simulator.signal(theta).double(), torch.Generator().manual_seed(0))[0]
+        x = observe(simulator, theta, simulator.signal(theta).double(), torch.Generator().manual_seed(0))[0]
         return simulator, x, "synthetic spectrum at the wavelengths of SST/CRISP"
     print(
         f"continuum: {CONTINUUM_FACTOR} x the largest intensity = {crisp.continuum:.4e} erg s-1 cm-2 Hz-1 sr-1"
@@ -53,7 +54,8 @@ def observation() -> tuple[MilneEddington, Tensor, str]:
 def predicted_bands(weighted: sf.WeightedSamples, simulator: MilneEddington) -> Tensor:
     """Posterior-predictive quantiles (5, 4, 16), noise included."""
     draws = weighted.resample(4000, seed=7).theta
-    replicated = simulator.observe(simulator.signal(draws).double(), torch.Generator().manual_seed(8))
+    signal = simulator.signal(draws).double()
+    replicated = observe(simulator, draws, signal, torch.Generator().manual_seed(8))
     levels = torch.tensor([0.025, 0.16, 0.5, 0.84, 0.975], dtype=torch.float64)
     return torch.quantile(replicated, levels, dim=0)
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from sbiflow.checks import check_shape
-from sbiflow.contracts import RowSimulator, Simulator
+from sbiflow.contracts import AnySimulator, RowSimulator, Simulator
+from sbiflow.observing import signal_shape
 from sbiflow.seeding import row_rng, uniform_rows
 from sbiflow.store import Status
 
-AnySimulator = Simulator | RowSimulator
 BLOCK, BLOCK_OF_ROW_SIMULATOR = 1024, 64
 
 
@@ -42,7 +42,7 @@ class BlockTask:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """theta (n, D) float64, signal (n, *x_shape), status (n,) uint8, and a text for each failed row."""
+    """theta (n, D) float64, signal (n, *signal_shape), status (n,) uint8, and a text for each failed row."""
 
     start: int
     theta: np.ndarray
@@ -82,7 +82,7 @@ def run_block(simulator: AnySimulator, task: BlockTask) -> BlockResult:
     """Simulate the rows of a task.
 
     Raises:
-        ValueError: `signal` returned another shape than (n, *x_shape).
+        ValueError: `signal` returned another shape than (n, *signal_shape).
         RuntimeError: a timeout was asked for where it cannot be enforced (not the main thread of a process).
     """
     dim = simulator.prior.dim
@@ -111,14 +111,15 @@ def _batched(simulator: Simulator, theta: Tensor, failed: dict[int, tuple[Status
         raise
     except Exception:  # one row spoils the batch: run them one by one, to say which
         return _batched_one_by_one(simulator, theta, failed)
-    check_shape(values, "signal", (len(theta), *simulator.x_shape))
+    check_shape(values, "signal", (len(theta), *signal_shape(simulator)))
     return values
 
 
 def _batched_one_by_one(
     simulator: Simulator, theta: Tensor, failed: dict[int, tuple[Status, str]]
 ) -> np.ndarray:
-    values = np.full((len(theta), *simulator.x_shape), np.nan)
+    shape = signal_shape(simulator)
+    values = np.full((len(theta), *shape), np.nan)
     for row in range(len(theta)):
         try:
             value = _signal(simulator, theta[row : row + 1])
@@ -127,7 +128,7 @@ def _batched_one_by_one(
         except Exception as error:
             failed[row] = Status.EXCEPTION, _text(error)
             continue
-        check_shape(value, "signal", (1, *simulator.x_shape))
+        check_shape(value, "signal", (1, *shape))
         values[row] = value[0]
     return values
 

@@ -23,6 +23,23 @@ class Simulator(Protocol):
     training batch, on the training device. Optional attributes: `name` and `version` (strings, written to the
     store), `x_names` (a label per feature) and `log_likelihood(theta, x)` with theta (n, D) and x (*x_shape) or
     (n, *x_shape), returning (n,) in nats, normalised over x.
+
+    Where a part of the parameters acts only after the expensive part, one stored signal serves many of their draws.
+    Further optional attributes (observing.py is where they are read):
+
+    `signal_shape: tuple[int, ...]`: shape of one row of `signal` and of the store, real numbers; default x_shape.
+    `extrinsic: tuple[str, ...]`: names of the parameters that `signal` does not depend on. Training redraws them from
+        the prior for every batch, and once for every other set of simulations.
+    `project(theta, signal)`: the noise-free observation of signals (n, *signal_shape) at theta (n, D) float64, both
+        on one device, which is that of the result, (n, *projected_shape) of any dtype; what `observe` is then given.
+        Rows are independent of each other. Required with `extrinsic`; default the identity.
+    `noiseless(projected)`: what `observe` would give without noise, (n, *x_shape) in the dtype of the signal; default
+        the identity.
+
+    `structure`: estimates that x carries and symmetries of the posterior (`sbiflow.structure.Structure`),
+        which the flow then has built in; default none.
+
+    Then `observe` returns the dtype of the stored signal, whatever that of the projection.
     """
 
     @property
@@ -31,11 +48,12 @@ class Simulator(Protocol):
     def x_shape(self) -> tuple[int, ...]: ...
 
     def signal(self, theta: Tensor) -> Tensor:
-        """Noise-free signal, (n, D) -> (n, *x_shape); rows that fail are NaN."""
+        """Noise-free signal, (n, D) -> (n, *signal_shape); rows that fail are NaN."""
         ...
 
     def observe(self, signal: Tensor, generator: Generator | None) -> Tensor:
-        """Signal plus noise, (n, *x_shape) -> (n, *x_shape), on the device and in the dtype of `signal`."""
+        """Signal (projected, if there is `project`) plus noise, (n, …) -> (n, *x_shape), on its device and in the
+        dtype of the stored signal."""
         ...
 
 
@@ -59,6 +77,9 @@ class RowSimulator(Protocol):
     def observe(self, signal: Tensor, generator: Generator | None) -> Tensor:
         """The identity: the noise is already in the row."""
         ...
+
+
+AnySimulator = Simulator | RowSimulator
 
 
 class LogDensity(Protocol):

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from nflows.transforms.base import Transform
 from torch import Tensor, nn
 
 from sbiflow.embedding import Embedding, EmbeddingConfig
-from sbiflow.guess import Guess
+from sbiflow.guess import Guess, WithColumns
+from sbiflow.structure import Structure
 from sbiflow.transforms.autoregressive import MaskedAutoregressive
 from sbiflow.transforms.bounded import wrap
-from sbiflow.transforms.composite import Composite
+from sbiflow.transforms.composite import Composite, WithContext
 from sbiflow.transforms.coupling import Coupling
 from sbiflow.transforms.elementwise import Affine, Chain, CircularSpline, Elementwise, Spline, elementwise_for
 from sbiflow.transforms.linear import LULinear, Permutation
 from sbiflow.transforms.splines import MIN_BIN
+from sbiflow.transforms.structure import Known, Spread, known_transform
 from sbiflow.transforms.whiten import Whiten
 
 
@@ -41,6 +44,7 @@ class FlowConfig:
         start: what the untrained flow is: "regression", the Gaussian posterior of a linear fit to the simulations
             (guess.py), or "prior".
         dropout: share of the conditioners' units dropped while training, against over-fitting few simulations.
+        structure: anchors and symmetries of the posterior; `train` takes the simulator's if there is none here.
     """
 
     family: str = "spline_coupling"
@@ -52,6 +56,7 @@ class FlowConfig:
     linear: bool = True
     start: str = "regression"
     dropout: float = 0.0
+    structure: Structure = field(default_factory=Structure)
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -66,6 +71,12 @@ class FlowConfig:
             raise ValueError(
                 f"flow: expected at least 2 bins and fewer than {1 / MIN_BIN:.0f}, got {self.bins}"
             )
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> FlowConfig:
+        """From what `dataclasses.asdict` made of one, and JSON of that."""
+        structure = {"structure": Structure.from_spec(spec["structure"])} if "structure" in spec else {}
+        return cls(**(spec | structure))
 
 
 def _coupling(
@@ -144,20 +155,33 @@ class ConditionalFlow(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.periodic, self.has_dropout = len(periodic), periodic, config.dropout > 0
+        structure = config.structure
+        structure.check(periodic, math.prod(x_shape))
         real = [i for i in range(self.dim) if not periodic[i]]
         own = Embedding(embedding, x_shape)
         guided = config.start == "regression" and bool(real)
-        self.embedding = Guess(own, len(real)) if guided else own
-        flow = build_transform(config, periodic, self.embedding.features)
-        self.transform = Composite([Whiten(self.dim, real), *flow.transforms]) if guided else flow
+        learned = Guess(own, len(real)) if guided else own
+        self.whiten = [Whiten(self.dim, real)] if guided else []
+        flow = Composite([*self.whiten, *build_transform(config, periodic, learned.features).transforms])
+        self.known: Known | None = known_transform(structure, periodic)
+        self.spread = Spread(structure, self.dim) if structure.has_symmetry else None
+        self.embedding: Embedding | Guess | WithColumns = learned
+        self.transform = flow
+        if self.known is not None:
+            self.embedding = WithColumns(learned, self.known.columns)
+            own_context, rest = slice(learned.features), slice(learned.features, None)
+            self.transform = Composite([WithContext(self.known, rest), WithContext(flow, own_context)])
         self.register_buffer("phase", torch.tensor(periodic), persistent=False)
 
     def fit(self, z: Tensor, x: Tensor, signal: Tensor) -> None:
         """Fit what is not trained by gradients: z (n, D), noisy x and noise-free signal (n, *x_shape)."""
-        self.embedding.fit(x, signal)
-        first = next(iter(self.transform.transforms), None)
-        if isinstance(self.embedding, Guess) and isinstance(first, Whiten):
-            first.fit(self.embedding.regress(x, z[:, first.columns.cpu()]))
+        inner = self.embedding
+        if isinstance(inner, WithColumns) and isinstance(self.known, Known):
+            z, inner = self.known.forward(z, inner.select(x))[0], inner.inner
+        inner.fit(x, signal)
+        if isinstance(inner, Guess):
+            (whiten,) = self.whiten
+            whiten.fit(inner.regress(x, z[:, whiten.columns.cpu()]))
 
     def base_log_prob(self, u: Tensor) -> Tensor:
         """Standard normal per real column, uniform per phase; (..., D) -> (...)."""
@@ -188,4 +212,6 @@ class ConditionalFlow(nn.Module):
             uniform = torch.rand(shape, generator=generator, device=context.device, dtype=context.dtype)
             normal = torch.where(self.phase, wrap((2 * uniform - 1) * math.pi), normal)
         z, logdet = self.transform.inverse(normal, context)
+        if self.spread is not None:
+            z = self.spread(z, generator)
         return z, self.base_log_prob(normal) - logdet

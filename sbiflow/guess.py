@@ -8,6 +8,8 @@ the accuracy; with many it costs nothing, since the layers that follow can undo 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from sklearn.linear_model import RidgeCV
@@ -17,7 +19,7 @@ from sbiflow.embedding import Embedding
 
 _PENALTIES = np.logspace(-2, 6, 17)
 _ROWS = 20_000  # more change nothing that a linear fit can see
-_MAX_FEATURES = 1024  # beyond, the fit would take longer than it saves: the guess is the prior's
+_MAX_FEATURES = 1024  # beyond, and without a projection, the fit takes longer than it saves
 _SMALLEST = 1e-3  # spread of a residual that is called exact, in prior standard deviations
 
 
@@ -42,15 +44,22 @@ class Guess(nn.Module):
     def regress(self, x: Tensor, z: Tensor) -> Tensor:
         """Fit the regression on x (n, *x_shape) and z (n, R); returns the Cholesky factor of the residuals, (R, R)."""
         rows = min(len(x), _ROWS)
-        flat = self._flat(x[:rows]).double().cpu().numpy()
+        flat, axes = self._flat(x[:rows]), None
+        project = self.embedding.project
+        if (
+            project is not None
+        ):  # the few directions that signals vary along, of which x may have thousands more
+            axes = project.weight.double().cpu().numpy()
+            flat = project(flat)
+        features = flat.double().cpu().numpy()
         target = z[:rows].double().cpu().numpy()
-        if flat.shape[1] <= _MAX_FEATURES:
-            fit = RidgeCV(_PENALTIES).fit(flat, target)
-            self.weight.copy_(torch.from_numpy(np.atleast_2d(fit.coef_)))
-            self.bias.copy_(torch.from_numpy(np.atleast_1d(fit.intercept_)))
-        else:
-            self.bias.copy_(torch.from_numpy(target.mean(0)))
-        residual = target - flat @ self.weight.double().cpu().numpy().T - self.bias.double().cpu().numpy()
+        coefficients, offset = np.zeros((len(self.bias), features.shape[1])), target.mean(0)
+        if features.shape[1] <= _MAX_FEATURES:
+            fit = RidgeCV(_PENALTIES).fit(features, target)
+            coefficients, offset = np.atleast_2d(fit.coef_), np.atleast_1d(fit.intercept_)
+        self.weight.copy_(torch.from_numpy(coefficients if axes is None else coefficients @ axes))
+        self.bias.copy_(torch.from_numpy(offset))
+        residual = target - features @ coefficients.T - offset
         covariance = np.cov(residual.T, ddof=1).reshape(len(self.bias), -1)
         floor = np.diag(np.full(len(covariance), _SMALLEST**2))
         return torch.from_numpy(np.linalg.cholesky(covariance + floor))
@@ -62,3 +71,22 @@ class Guess(nn.Module):
     def _flat(self, x: Tensor) -> Tensor:
         x = self.embedding.standardize(x)
         return x.flatten(-len(self.embedding.x_shape)) if self.embedding.x_shape else x[..., None]
+
+
+class WithColumns(nn.Module):
+    """x -> another embedding's context with columns of the flattened x appended as they are, (..., C + K)."""
+
+    def __init__(self, inner: Embedding | Guess, columns: Sequence[int]) -> None:
+        super().__init__()
+        self.inner, self.columns = inner, list(columns)
+        self.features = inner.features + len(self.columns)
+
+    def select(self, x: Tensor) -> Tensor:
+        """The columns alone, (..., K)."""
+        own = self.inner.embedding if isinstance(self.inner, Guess) else self.inner
+        x_shape = own.x_shape
+        flat = x.flatten(-len(x_shape)) if x_shape else x[..., None]
+        return flat[..., self.columns]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.inner(x), self.select(x)], -1)

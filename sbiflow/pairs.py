@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from sbiflow.blocks import AnySimulator, BlockResult, BlockTask, default_block
 from sbiflow.checks import check_count
 from sbiflow.execution import SimulationWarning, progress_bar, run_blocks
+from sbiflow.observing import observe
 from sbiflow.seeding import check_seed, torch_generator
 from sbiflow.store import Status
 
@@ -69,7 +70,7 @@ def draw_pairs(
         warnings.warn(message, SimulationWarning, stacklevel=2)
     theta = torch.from_numpy(np.concatenate([result.theta for result in results])[valid])
     signal = torch.from_numpy(np.concatenate([result.signal for result in results])[valid])
-    x = simulator.observe(signal, noise_generator or torch_generator(seed, _NOISE_KEY))
+    x = observe(simulator, theta, signal, noise_generator or torch_generator(seed, _NOISE_KEY))
     return Pairs(theta, x, n_failed)
 
 

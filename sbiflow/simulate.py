@@ -26,6 +26,7 @@ from sbiflow.blocks import AnySimulator, BlockResult, BlockTask, default_block, 
 from sbiflow.checks import check_count, check_positive
 from sbiflow.execution import SimulationWarning, progress_bar, run_blocks
 from sbiflow.function_simulator import FunctionSimulator, simulator_from_function
+from sbiflow.observing import extrinsic_columns, shape_difference, signal_shape
 from sbiflow.pairs import Pairs, draw_pairs
 from sbiflow.seeding import check_seed
 from sbiflow.store import Status, Store, StoreMeta
@@ -106,6 +107,7 @@ def _check_arguments(
     if block is not None:
         check_count(block, "block")
     by_rows = is_row_simulator(simulator)
+    extrinsic_columns(simulator)  # refused now, not when it comes to training
     if timeout is not None:
         check_positive(timeout, "timeout")
         if not by_rows:
@@ -143,14 +145,12 @@ def _describe(simulator: AnySimulator, seed: int, block: int) -> StoreMeta:
 def _open_or_create(
     simulator: AnySimulator, n: int, path: Path, seed: int, block: int | None, dtype: str | None
 ) -> Store:
-    x_shape = tuple(simulator.x_shape)
     if not path.exists():
-        meta = _describe(simulator, seed, block or default_block(simulator))
-        return Store.create(path, n=n, x_shape=x_shape, meta=meta, dtype=dtype or "float32")
+        meta, shape = _describe(simulator, seed, block or default_block(simulator)), signal_shape(simulator)
+        return Store.create(path, n=n, x_shape=shape, meta=meta, dtype=dtype or "float32")
     store = Store.open(path)
     differences = _describe(simulator, seed, block or store.meta.block).differences(store.meta)
-    if store.x_shape != x_shape:
-        differences.append(f"x_shape: expected {x_shape}, got {store.x_shape}")
+    differences += shape_difference(store.x_shape, simulator)
     if dtype is not None and store.dtype != dtype:
         differences.append(f"dtype: expected {dtype}, got {store.dtype}")
     if differences:

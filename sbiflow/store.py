@@ -109,7 +109,7 @@ class Store:
 
     @property
     def x_shape(self) -> tuple[int, ...]:
-        """Shape of one row of signal."""
+        """Shape of one row of signal: the simulator's x_shape, or its signal_shape if it has one."""
         return self.layout["signal"].shape[1:]
 
     @property

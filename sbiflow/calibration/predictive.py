@@ -23,6 +23,7 @@ from torch import Tensor
 from sbiflow.blocks import AnySimulator
 from sbiflow.checks import as_tensor, check_count, check_finite, check_shape
 from sbiflow.contracts import RowSimulator
+from sbiflow.observing import observe
 from sbiflow.seeding import check_seed, row_rng, torch_generator
 
 _KEY = 7302
@@ -89,7 +90,7 @@ def replicate(theta: Tensor, simulator: AnySimulator, seed: int) -> Tensor:
             parts = [simulator.signal(block) for block in theta.split(1024)]
         signal = torch.cat(parts).detach().cpu().double()
     check_finite(signal, "simulated data at the posterior's parameters")
-    return simulator.observe(signal, torch_generator(seed, _KEY, 1))
+    return observe(simulator, theta, signal, torch_generator(seed, _KEY, 1))
 
 
 def predictive_check(

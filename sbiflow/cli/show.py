@@ -70,7 +70,7 @@ def _show_store(path: Path) -> None:
             "store": path,
             "simulator": f"{meta.simulator} {meta.version}".strip(),
             "rows": f"{store.n:,}: {store.n_ok:,} valid, {store.n_failed:,} failed, {store.n - status:,} pending",
-            "x": f"{_shape(store.x_shape)} {store.dtype}",
+            "signal": f"{_shape(store.x_shape)} {store.dtype}",
             "seed": meta.seed,
             "block": meta.block,
             "made": _made(meta.sbiflow_version, meta.created, meta.git_revision),

@@ -8,18 +8,24 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sbiflow.contracts import RowSimulator, Simulator
+from sbiflow.observing import extrinsic_columns, redraw_base
 from sbiflow.priors import Prior
 from sbiflow.seeding import torch_generator
 from sbiflow.store import Store
 
-SPLIT, ORDER, NOISE, VALIDATION_NOISE, DROPOUT = range(5)  # keys of the random streams
+# keys of the random streams
+SPLIT, ORDER, NOISE, VALIDATION_NOISE, DROPOUT, EXTRINSIC, VALIDATION_EXTRINSIC = range(7)
 _MAX_VALIDATION = 10_000
 _MIN_ROWS = 20
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Base-space parameters z (n, D) and signals (n, *x_shape), float32 on the device, split once by the seed."""
+    """Base-space parameters z (n, D) and signals (n, *signal_shape), float32 on the device, split once by the seed.
+
+    Extrinsic columns of z are those of the store: they are redrawn for every x that is made.
+    """
 
     z: Tensor
     signal: Tensor
@@ -76,3 +82,11 @@ def load_training_data(
         z[train].to(device), signal[train].to(device), z[valid].to(device), signal[valid].to(device),
         rows[train], rows[valid], seed,
     )  # fmt: skip
+
+
+def redrawn(simulator: Simulator | RowSimulator, z: Tensor, seed: int, *key: int) -> Tensor:
+    """z (n, D) with the simulator's extrinsic columns, if any, drawn from the prior by the stream (seed, *key)."""
+    columns = extrinsic_columns(simulator)
+    if not columns:
+        return z
+    return redraw_base(z, columns, simulator.prior.periodic, torch_generator(seed, *key, device=z.device))

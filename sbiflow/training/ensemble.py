@@ -15,7 +15,7 @@ from sbiflow.flows import FlowConfig
 from sbiflow.store import Store
 from sbiflow.training.config import TrainConfig
 from sbiflow.training.data import load_training_data
-from sbiflow.training.run import observe, train
+from sbiflow.training.run import observed, train
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def train_ensemble(
         )  # fmt: skip
     share = shares.pop() or 0.0
     data = load_training_data(store, simulator.prior, share, seed, torch.device("cpu"))
-    x = observe(simulator, data.signal_validation, data.rows_validation, seed)
-    theta = simulator.prior.constrain(data.z_validation.double())[0]
+    z, x = observed(simulator, data.z_validation, data.signal_validation, data.rows_validation, seed)
+    theta = simulator.prior.constrain(z.double())[0]
     return Ensemble(
         tuple(posteriors), stack(torch.stack([posterior.log_prob(theta, x) for posterior in posteriors]))
     )

@@ -1,7 +1,8 @@
 """The training loop: minimise -E log q(theta | x) over simulated pairs.
 
-Batches, order and noise depend on (seed, step) only, and a checkpoint is only ever written between steps: a run that
-was killed and resumed from its checkpoint ends with the same weights, bit for bit, on the same device.
+Batches, order, extrinsic parameters and noise depend on (seed, step) only, and a checkpoint is only ever written
+between steps: a run that was killed and resumed from its checkpoint ends with the same weights, bit for bit, on the
+same device.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from torch import Tensor
 
 from sbiflow.contracts import RowSimulator, Simulator
 from sbiflow.flows import ConditionalFlow
+from sbiflow.observing import observe, theta_for
 from sbiflow.seeding import torch_generator
 from sbiflow.training.checkpoint import Checkpoint, pack, unpack
 from sbiflow.training.config import TrainConfig
-from sbiflow.training.data import DROPOUT, NOISE, TrainingData
+from sbiflow.training.data import DROPOUT, EXTRINSIC, NOISE, TrainingData, redrawn
 from sbiflow.training.interrupt import deferred_interrupt
 from sbiflow.training.optimiser import build_optimisers
 from sbiflow.training.progress import TrainingLog, progress_bar
@@ -93,8 +95,9 @@ class Training:
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         rows = self.data.indices(step, self.config.batch or len(self.data))
-        noise = torch_generator(self.config.seed, NOISE, step, device=self.data.z.device)
-        return self.data.z[rows], self.simulator.observe(self.data.signal[rows], noise)
+        z = redrawn(self.simulator, self.data.z[rows], self.config.seed, EXTRINSIC, step)
+        noise = torch_generator(self.config.seed, NOISE, step, device=z.device)
+        return z, observe(self.simulator, theta_for(self.simulator, z), self.data.signal[rows], noise)
 
     def _record(self, loss: Tensor) -> None:
         if not math.isfinite(loss.item()):

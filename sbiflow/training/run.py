@@ -2,7 +2,8 @@
 
 With theta ~ p(theta) and x ~ p(x | theta), the expectation of -log q(theta | x) is least where q is the posterior
 (Papamakarios & Murray 2016, arXiv 1605.06376). Signals are stored, noise is drawn anew for every batch, so one
-simulation serves any number of noise realisations.
+simulation serves any number of noise realisations. So are the parameters that the simulator calls extrinsic, on which
+its signals do not depend: they and x are redrawn together, the pair is still one of p(theta, x).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,16 +21,32 @@ from sbiflow.contracts import RowSimulator, Simulator
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.flows import ConditionalFlow, FlowConfig
 from sbiflow.novelty import Novelty
+from sbiflow.observing import (
+    check_extrinsic,
+    extrinsic_columns,
+    noiseless,
+    observe,
+    shape_difference,
+    theta_for,
+)
 from sbiflow.posterior import ModelInfo, Posterior
 from sbiflow.provenance import now, package_version
 from sbiflow.seeding import torch_generator
 from sbiflow.store import Store
+from sbiflow.structure import Structure
 from sbiflow.training.checkpoint import CHECKPOINT_FORMAT, Checkpoint
 from sbiflow.training.config import TrainConfig
-from sbiflow.training.data import VALIDATION_NOISE, TrainingData, load_training_data
+from sbiflow.training.data import (
+    VALIDATION_EXTRINSIC,
+    VALIDATION_NOISE,
+    TrainingData,
+    load_training_data,
+    redrawn,
+)
 from sbiflow.training.loop import Training
 
 _FIT_ROWS = 50_000  # rows that the standardiser, the SVD and the novelty test are fitted on
+_CHECKED_ROWS = 4  # simulated again, to see that what is called extrinsic is
 
 
 def train(
@@ -49,7 +66,8 @@ def train(
 
     Args:
         store: simulations of this simulator.
-        simulator: its `observe` adds the noise, its `prior` gives names and bijection.
+        simulator: its `observe` adds the noise, its `prior` gives names and bijection; `extrinsic` parameters, if it
+            has any, are redrawn for every batch.
         config, flow, embedding: settings; the defaults suit most problems of up to about 15 parameters.
         device: "auto" takes a GPU if there is one.
         checkpoint: file to write every `checkpoint_every` steps, on Ctrl-C and at the end; if it exists and belongs
@@ -57,18 +75,22 @@ def train(
         split: seed of the split into training and validation rows, if not the configuration's own.
 
     Raises:
-        ValueError: the store is of another simulator or prior, has too few rows, or the checkpoint is of another run.
+        ValueError: the store is of another simulator or prior, has too few rows, its signals depend on parameters
+            that are called extrinsic, or the checkpoint is of another run.
         FloatingPointError: the loss is not finite; says the step, the rows and where the last good state is.
         KeyboardInterrupt: Ctrl-C, after the step in work is finished and the checkpoint written.
     """
     config, flow, embedding = config or TrainConfig(), flow or FlowConfig(), embedding or EmbeddingConfig()
+    flow = _with_structure(flow, simulator)
     check_count(checkpoint_every, "checkpoint_every")
     where = _device(device)
     _check_same_problem(store, simulator)
     config = config.resolved(store.n_ok)
     data = load_training_data(store, simulator.prior, config.validation or 0.0, config.seed, where, split)
-    x_valid = observe(simulator, data.signal_validation, data.rows_validation, config.seed)
-    x_fit = observe(simulator, data.signal[:_FIT_ROWS], data.rows[:_FIT_ROWS], config.seed, 1)
+    valid = observed(simulator, data.z_validation, data.signal_validation, data.rows_validation, config.seed)
+    some = slice(_FIT_ROWS)
+    fit = observed(simulator, data.z[some], data.signal[some], data.rows[some], config.seed, 1)
+    data = replace(data, z_validation=valid.z)
 
     file = None
     if checkpoint is not None:
@@ -77,14 +99,20 @@ def train(
         )
         file.path.parent.mkdir(parents=True, exist_ok=True)
     run = Training(
-        _build(simulator, flow, embedding, config.seed, x_fit, data), data, x_valid, simulator, config, file
+        _build(simulator, flow, embedding, config.seed, fit, data), data, valid.x, simulator, config, file
     )
     run.resume()
     run.loop(progress)
     run.model.load_state_dict(run.best)
-    novelty = Novelty.fit(x_fit, x_valid, run.model.embedding)
+    novelty = Novelty.fit(fit.x, valid.x, run.model.embedding)
     shape, info = tuple(simulator.x_shape), _info(store, simulator, run)
     return Posterior(run.model.eval(), flow, embedding, simulator.prior, shape, novelty, info, run.log)
+
+
+def _with_structure(flow: FlowConfig, simulator: Simulator | RowSimulator) -> FlowConfig:
+    """The flow with the simulator's anchors and symmetries, unless it was given its own."""
+    known = getattr(simulator, "structure", Structure())
+    return flow if flow.structure != Structure() else replace(flow, structure=known)
 
 
 def _device(name: str) -> torch.device:
@@ -111,26 +139,43 @@ def _check_same_problem(store: Store, simulator: Simulator | RowSimulator) -> No
         version=str(getattr(simulator, "version", "")),
     )
     different = expected.differences(store.meta)
-    if store.x_shape != tuple(simulator.x_shape):
-        different.append(f"x_shape: expected {tuple(simulator.x_shape)}, got {store.x_shape}")
+    different += shape_difference(store.x_shape, simulator)
     if different:
         raise ValueError(f"{store.path}: a store of another simulator or prior: {'; '.join(different)}")
+    if extrinsic_columns(simulator):
+        check_extrinsic(simulator, *map(torch.from_numpy, store.read(store.valid_rows()[:_CHECKED_ROWS])))
 
 
-def observe(
-    simulator: Simulator | RowSimulator, signal: Tensor, rows: Tensor, seed: int, *key: int
-) -> Tensor:
-    """One noise realisation of the whole array, checked once for what the loop relies on."""
-    x = simulator.observe(signal, torch_generator(seed, VALIDATION_NOISE, *key, device=signal.device))
-    check_shape(x, "simulator.observe", tuple(signal.shape))
+class Observed(NamedTuple):
+    """Pairs of base-space parameters z (n, D) and observations x (n, *x_shape)."""
+
+    z: Tensor
+    x: Tensor
+
+
+def observed(
+    simulator: Simulator | RowSimulator, z: Tensor, signal: Tensor, rows: Tensor, seed: int, *key: int
+) -> Observed:
+    """One draw of extrinsic parameters and noise for a whole array, checked once for what the loop relies on."""
+    z = redrawn(simulator, z, seed, VALIDATION_EXTRINSIC, *key)
+    noise = torch_generator(seed, VALIDATION_NOISE, *key, device=signal.device)
+    x = observe(simulator, theta_for(simulator, z), signal, noise)
+    _check_made("observe", x, simulator, signal, rows)
+    return Observed(z, x)
+
+
+def _check_made(
+    what: str, x: Tensor, simulator: Simulator | RowSimulator, signal: Tensor, rows: Tensor
+) -> None:
+    """Raise unless the simulator's method made of signals (n, *signal_shape) what it is to make."""
+    check_shape(x, f"simulator.{what}", (len(signal), *simulator.x_shape))
     if x.dtype != signal.dtype:
-        raise ValueError(f"simulator.observe: expected {signal.dtype} as its signal has, got {x.dtype}")
+        raise ValueError(f"simulator.{what}: expected {signal.dtype} as its signal has, got {x.dtype}")
     bad = rows[~torch.isfinite(x.reshape(len(x), -1)).all(1).cpu()].tolist()
     if bad:
         raise ValueError(
-            f"simulator.observe: expected finite values, got NaN or inf in {len(bad)} rows: {bad[:10]}"
+            f"simulator.{what}: expected finite values, got NaN or inf in {len(bad)} rows: {bad[:10]}"
         )
-    return x
 
 
 def _identity(
@@ -142,7 +187,8 @@ def _identity(
     embedding: EmbeddingConfig,
 ) -> dict[str, Any]:
     """What a checkpoint has to share with a run that goes on from it; hashes stand for data and noise."""
-    some = data.signal_validation[:100].cpu()
+    z, signal = data.z_validation[:100].cpu(), data.signal_validation[:100].cpu()
+    noise = torch_generator(config.seed, VALIDATION_NOISE)
     return {
         "format": CHECKPOINT_FORMAT,
         "config": asdict(config),
@@ -152,7 +198,7 @@ def _identity(
         "simulator": store.meta.simulator,
         "rows": len(data),
         "data": _digest(data.z_validation, data.signal_validation),
-        "noise": _digest(simulator.observe(some, torch_generator(config.seed, VALIDATION_NOISE))),
+        "noise": _digest(observe(simulator, theta_for(simulator, z), signal, noise)),
     }
 
 
@@ -168,15 +214,18 @@ def _build(
     flow: FlowConfig,
     embedding: EmbeddingConfig,
     seed: int,
-    x: Tensor,
+    fit: Observed,
     data: TrainingData,
 ) -> ConditionalFlow:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed % 2**64)  # of the CPU only, where weights are made
         periodic = tuple(bool(flag) for flag in simulator.prior.periodic)
         model = ConditionalFlow(flow, embedding, periodic, tuple(simulator.x_shape))
-    model.fit(data.z[: len(x)].cpu(), x.cpu(), data.signal[: len(x)].cpu())
-    return model.to(x.device)
+    signal, rows = data.signal[: len(fit.x)], data.rows[: len(fit.x)]
+    clean = noiseless(simulator, theta_for(simulator, fit.z), signal)
+    _check_made("noiseless", clean, simulator, signal, rows)
+    model.fit(fit.z.cpu(), fit.x.cpu(), clean.cpu())
+    return model.to(fit.x.device)
 
 
 def _info(store: Store, simulator: Simulator | RowSimulator, run: Training) -> ModelInfo:

@@ -29,3 +29,20 @@ class Composite(Transform):
             inputs, logdet = transform.inverse(inputs, context)
             total = total + logdet
         return inputs, total
+
+
+class WithContext(Transform):
+    """A transform that is given only some columns of the context."""
+
+    def __init__(self, inner: Transform, columns: slice) -> None:
+        super().__init__()
+        self.inner, self.columns = inner, columns
+
+    def _own(self, context: Tensor | None) -> Tensor | None:
+        return None if context is None else context[..., self.columns]
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.inner(inputs, self._own(context))
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.inner.inverse(inputs, self._own(context))

@@ -205,5 +205,5 @@ def test_identity_with_tuples_and_none_is_recognised(tmp_path):
 def test_settings_are_those_used(folder):
     """What the fixtures call the same run is compared field by field with the configuration."""
     meta = load_tensors(folder / "c")[1]["identity"]
-    assert FlowConfig(**meta["flow"]) == FLOW and EmbeddingConfig(**meta["embedding"]) == EMBEDDING
+    assert FlowConfig.from_spec(meta["flow"]) == FLOW and EmbeddingConfig(**meta["embedding"]) == EMBEDDING
     assert meta["config"]["steps"] == CONFIG.steps and list(meta["prior"]) == list(normal_prior().names)

@@ -16,7 +16,7 @@ from sbiflow.training.data import load_training_data
 from sbiflow.training.interrupt import deferred_interrupt
 from sbiflow.training.loop import Training
 from sbiflow.training.optimiser import Muon
-from sbiflow.training.run import _build, observe
+from sbiflow.training.run import _build, observed
 from tests.quick import CONFIG, EMBEDDING, FLOW, quick_store, quick_train, same_weights
 from tests.toys import LinearGaussian, normal_prior
 
@@ -37,10 +37,10 @@ def training(store, config=CONFIG, simulator=TOY):
     """The state of a run before its first step."""
     config = config.resolved(store.n_ok)
     data = load_training_data(store, simulator.prior, config.validation, config.seed, torch.device("cpu"))
-    x = observe(simulator, data.signal, data.rows, config.seed)
-    x_validation = observe(simulator, data.signal_validation, data.rows_validation, config.seed)
-    model = _build(simulator, FLOW, EMBEDDING, config.seed, x, data)
-    return Training(model, data, x_validation, simulator, config)
+    fit = observed(simulator, data.z, data.signal, data.rows, config.seed)
+    valid = observed(simulator, data.z_validation, data.signal_validation, data.rows_validation, config.seed)
+    model = _build(simulator, FLOW, EMBEDDING, config.seed, fit, data)
+    return Training(model, replace(data, z_validation=valid.z), valid.x, simulator, config)
 
 
 # --- what a run depends on

@@ -11,9 +11,10 @@ import torch
 from nflows.transforms import RandomPermutation, Transform
 from torch import Tensor
 
+from sbiflow.structure import Anchor, Structure
 from sbiflow.transforms.autoregressive import MaskedAutoregressive
 from sbiflow.transforms.bounded import Logit, LowerBounded, Probit, UpperBounded, wrap
-from sbiflow.transforms.composite import Composite
+from sbiflow.transforms.composite import Composite, WithContext
 from sbiflow.transforms.coupling import Coupling
 from sbiflow.transforms.elementwise import (
     Additive,
@@ -25,6 +26,7 @@ from sbiflow.transforms.elementwise import (
     elementwise_for,
 )
 from sbiflow.transforms.linear import LULinear, Permutation
+from sbiflow.transforms.structure import Anchored, Fold, Known
 from sbiflow.transforms.whiten import Whiten
 
 HALF_WIDTH, HIDDEN, BLOCKS, CONTEXT = 4.0, 16, 1, 3
@@ -145,6 +147,12 @@ def _whiten(dim: int, columns: list[int]) -> Transform:
     return whiten
 
 
+def _ordered(z: Tensor) -> Tensor:
+    """The first two columns with the larger first, never equal."""
+    larger, smaller = z[:, :2].amax(-1), z[:, :2].amin(-1)
+    return torch.cat([torch.stack([larger + 1e-3, smaller], -1), z[:, 2:]], -1)
+
+
 def _between(low: Tensor, high: Tensor, z: Tensor) -> Tensor:
     return low + (high - low) * torch.sigmoid(z)
 
@@ -195,6 +203,18 @@ def _catalogue() -> dict[str, Case]:
         cases[f"whiten, D={dim}, C={CONTEXT}"] = Case(make_whiten, dim, CONTEXT, triangular=True)
     cases[f"whiten some columns, D=5, C={CONTEXT}"] = Case(
         partial(_whiten, 5, [0, 2, 4]), 5, CONTEXT, kept=(1, 3)
+    )
+    cases[f"with context, D=2, C={CONTEXT + 2}"] = Case(
+        lambda: WithContext(_whiten(2, [0, 1]), slice(1, CONTEXT + 1)), 2, CONTEXT + 2, triangular=True
+    )
+    anchors = Structure((Anchor(0, 0, 1), Anchor(1, 2, slopes=((0, 3),))))
+    for kind in (Anchored, Known):
+        cases[f"{kind.__name__}, D=2, C=4"] = Case(
+            partial(kind, anchors, (False, True)), 2, 4, periodic=(1,), triangular=True
+        )
+    cases["Fold, D=2"] = Case(partial(Fold, 2, ((0,), (1,))), 2, domain=_ordered)
+    cases["Fold of groups, D=5"] = Case(
+        partial(Fold, 5, ((0, 2), (1, 4))), 5, kept=(2, 3, 4), domain=_ordered
     )
     cases["LU of some columns, D=5"] = Case(partial(LULinear, 5, [0, 2, 4]), 5, kept=(1, 3))
     cases["Logit, one for all, D=2"] = Case(
