@@ -109,8 +109,8 @@ def main() -> None:
     both = torch.cat([first, second])[torch.randperm(len(first) + len(second), generator=generator)]
     print(f"nested sampling\n{gw_figures.table(both)}\n{one}\n{other}\n")
     ours = weighted.resample(COMPARED, seed).theta
-    change = (prior.log_prob(draws.theta) - simulator.prior.log_prob(draws.theta)).exp()[:COMPARED]
-    raw = draws.theta[:COMPARED][torch.multinomial(change, COMPARED, replacement=True, generator=generator)]
+    change = (prior.log_prob(draws.theta) - simulator.prior.log_prob(draws.theta)).exp()
+    raw = draws.theta[torch.multinomial(change, COMPARED, replacement=True, generator=generator)]
     corrected, uncorrected = compared(both, ours, prior, seed), compared(both, raw, prior, seed)
     floor = compared(first, second, prior, seed)
     print(f"reweighted flow against nested sampling\n{corrected}\n\nthe two nested samplings\n{floor}\n")

@@ -116,10 +116,15 @@ def inject(posterior: sf.Posterior, simulator: Binary, n: int, draws: int, seed:
                 kept[name].append(truth)
                 kept[f"{name} null"].append(null)
     raw, own = (Levels(np.stack(kept[name]), np.stack(kept[f"{name} null"])) for name in ("raw", "own"))
-    columns = [
-        np.array([getattr(d, name) for d in diagnostics]) for name in ("efficiency", "khat", "reliable")
-    ]
-    return Found(raw, own, *columns, alarms, (time.perf_counter() - started) / 60)
+    return Found(
+        raw,
+        own,
+        efficiency=np.array([found.efficiency for found in diagnostics]),
+        khat=np.array([found.khat for found in diagnostics]),
+        reliable=np.array([found.reliable for found in diagnostics]),
+        alarms=alarms,
+        minutes=(time.perf_counter() - started) / 60,
+    )
 
 
 def _normalised(log_weights: Tensor) -> np.ndarray:

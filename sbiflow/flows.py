@@ -175,13 +175,14 @@ class ConditionalFlow(nn.Module):
 
     def fit(self, z: Tensor, x: Tensor, signal: Tensor) -> None:
         """Fit what is not trained by gradients: z (n, D), noisy x and noise-free signal (n, *x_shape)."""
-        inner = self.embedding
-        if isinstance(inner, WithColumns) and isinstance(self.known, Known):
-            z, inner = self.known.forward(z, inner.select(x))[0], inner.inner
-        inner.fit(x, signal)
-        if isinstance(inner, Guess):
+        whole = self.embedding
+        learned = whole.inner if isinstance(whole, WithColumns) else whole
+        if isinstance(whole, WithColumns) and isinstance(self.known, Known):
+            z = self.known.forward(z, whole.select(x))[0]
+        learned.fit(x, signal)
+        if isinstance(learned, Guess):
             (whiten,) = self.whiten
-            whiten.fit(inner.regress(x, z[:, whiten.columns.cpu()]))
+            whiten.fit(learned.regress(x, z[:, whiten.columns.cpu()]))
 
     def base_log_prob(self, u: Tensor) -> Tensor:
         """Standard normal per real column, uniform per phase; (..., D) -> (...)."""

@@ -76,6 +76,8 @@ class Guess(nn.Module):
 class WithColumns(nn.Module):
     """x -> another embedding's context with columns of the flattened x appended as they are, (..., C + K)."""
 
+    inner: Embedding | Guess
+
     def __init__(self, inner: Embedding | Guess, columns: Sequence[int]) -> None:
         super().__init__()
         self.inner, self.columns = inner, list(columns)

@@ -19,6 +19,7 @@ import numpy as np
 from sbiflow.optional import require
 from simulators.benchmark import TASKS, task
 from simulators.crisp import crisp_simulator, load_crisp
+from simulators.gravitational_waves.setups import eight_parameters, five_parameters
 from simulators.stokes import MilneEddington
 
 _WAVELENGTH_TOLERANCE = 2e-4  # Å: 10 m/s, and twice what `simulators.crisp.WAVELENGTHS` is rounded to
@@ -93,6 +94,15 @@ def _benchmark_task(name: str) -> BuiltIn:
     )
 
 
+def _binary(make: Callable[[], Any], parameters: int, about: str) -> BuiltIn:
+    return BuiltIn(
+        make,
+        f"binary-{parameters}-parameters",
+        f"black holes in one detector of Advanced LIGO's design: {about}",
+        "x (992,): what `simulator.prepare` makes of whitened strain (1, 1, 2, 492) at 20 to 511 Hz",
+    )
+
+
 BUILT_IN: Mapping[str, BuiltIn] = MappingProxyType(
     {
         "stokes": BuiltIn(
@@ -109,6 +119,8 @@ BUILT_IN: Mapping[str, BuiltIn] = MappingProxyType(
             "Stokes I of one line at 30 wavelengths, the benchmark of Díaz Baso et al. (2022)",
             "I (30,) at 6300.9 + 0.04 i Å",
         ),
+        "gw-5": _binary(five_parameters, 5, "masses, phase, time and distance of a face-on binary"),
+        "gw-8": _binary(eight_parameters, 8, "the same with aligned spins and inclination"),
         **{name: _benchmark_task(name) for name in TASKS},
     }
 )

@@ -1,0 +1,1 @@
+"""Gravitational waves of compact binaries: waveforms, detectors, noise, data and likelihood."""
