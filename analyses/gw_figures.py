@@ -77,7 +77,7 @@ def corner(ours: Tensor, weights: Tensor, reference: Tensor) -> Figure:
         [c.label for c in columns],
         [c.unit for c in columns],
         weights=weights.numpy(),
-        overlay=[("nested sampling", np.stack([c.values for c in others], -1), None)],
+        overlay=[("emcee", np.stack([c.values for c in others], -1), None)],
         label="flow, reweighted",
     )
 
@@ -104,7 +104,7 @@ def sky_map(ours: np.ndarray, reference: np.ndarray) -> Figure:
     figure = Figure(figsize=(8, 8.2), layout="constrained")
     ra = np.linspace(-math.pi, math.pi, _CELLS[0] + 1)
     dec = np.arcsin(np.linspace(-1, 1, _CELLS[1] + 1))
-    both = (("flow, reweighted", ours), ("nested sampling", reference))
+    both = (("flow, reweighted", ours), ("emcee", reference))
     for place, (name, density) in enumerate(both, 1):
         axes = figure.add_subplot(2, 1, place, projection="mollweide")
         turned = np.roll(density, _CELLS[0] // 2, 0)  # right ascension 0 in the middle

@@ -51,9 +51,10 @@ SETUPS = {
     ),
     "c": Setup(
         gw150914,
-        sf.FlowConfig(layers=8, hidden=128),
+        sf.FlowConfig("spline_autoregressive", layers=6, hidden=128),
         sf.EmbeddingConfig(svd_components=128),
-        sf.TrainConfig(steps=20_000, batch=1024, patience=None),
+        sf.TrainConfig(steps=7000, batch=1024, patience=None),
+        60_000,
     ),
 }
 FAST = sf.TrainConfig(steps=80, batch=256, patience=None, validate_every=80)

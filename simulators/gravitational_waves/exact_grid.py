@@ -114,8 +114,8 @@ class Grid:
         return Grid(
             children[children[:, 0] >= children[:, 1]],
             self.masses.split(2),
-            self.times.kept(level.log_time, DROP),
-            self.inverse.kept(level.log_inverse, DROP),
+            self.times.kept(level.log_time, DROP + _SLACK),
+            self.inverse.kept(level.log_inverse, DROP + _SLACK),
         )
 
 
@@ -147,7 +147,8 @@ def first_grid(event: Event) -> Grid:
     whole = Grid(cells, masses, times, Panels.spanning(low, high, high - low))
     found, rho2 = _profiles(event, whole)
     best = int(found.amax(1).argmax())
-    sigma = event.time_error(*(m[best : best + 1] for m in whole.mass_nodes()), float(found.max()))
+    mass_1, mass_2 = (nodes[best : best + 1] for nodes in whole.mass_nodes())
+    sigma = event.time_error(mass_1, mass_2, float(found.max()))
     slack = _SLACK + (_HALF_GAP * times.width / sigma) ** 2 / 2  # the peak may fall between two nodes
     possible = times.kept(found.amax(0).view(-1, ORDER), DROP + slack)
     in_cells = found.amax(1).view(len(cells), -1).amax(1)

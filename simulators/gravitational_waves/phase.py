@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simulators.gravitational_waves.curve import Curve
 
-_ANGLES, _KAPPAS, _STEP = 4096, 240, 0.06  # kappa up to 1.7 million, an SNR of 1,300
+_ANGLES, _KAPPAS, _STEP = 4096, 480, 0.03  # kappa up to 1.7 million, an SNR of 1,300
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,8 @@ class PhaseHistogram:
 
     def add(self, weight: Tensor, angle: Tensor, kappa: Tensor) -> None:
         """weight (N, M), arg z (N,), kappa (N, M)."""
-        row, column = (weight > 1e-5 * weight.mean()).nonzero(as_tuple=True)  # loses less than 1e-5 of the sum
+        matters = weight > 1e-5 * weight.mean()  # loses less than 1e-5 of the sum
+        row, column = matters.nonzero(as_tuple=True)
         weight, kappa = weight[row, column], kappa[row, column]
         place = kappa.log1p_().mul_(1 / _STEP)
         low = place.long().clamp_(max=_KAPPAS - 2)

