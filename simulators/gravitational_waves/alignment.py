@@ -102,7 +102,7 @@ class MatchedFilter:
         left, peak, right = (power.gather(-1, (inner + k)[..., None])[..., 0] for k in (-1, 0, 1))
         curvature = (2 * peak - left - right).clamp(min=1e-6)
         moved = (0.5 * (right - left) / curvature).clamp(-1, 1)
-        return times[inner] + self.step * moved
+        return times[inner] + (times[1] - times[0]) * moved
 
     def _power(self, strain: Tensor) -> Tensor:
         """Sum over the bank of the squared signal-to-noise ratio, (n, I, T)."""

@@ -13,9 +13,10 @@ the network learns near and far ones alike; `volume_prior` is the one to reweigh
 calibration errors of the detectors are absent.
 
 Data: `DURATION` = 8 s at the resolution of the PSD, whitened; the whitened series is cut to `CROP` around the trigger,
-where the signal is. Cut white noise is white, so x follows its model exactly; the little of the signal that whitening
-at the lines of the spectrum spreads beyond the cut is lost to the network (`lost`), not to the exact likelihood,
-which uses all 8 s.
+where the signal is. Cut white noise is white, but for the lowest frequencies: data whitened from `F_LOW` on have no
+noise below, so that of the first bin has a variance of 0.6 and of the next few of 0.95 or more, where the simulator
+has 1. About 1 % of the squared signal-to-noise ratio, which whitening at the lines of the spectrum spreads beyond the
+cut, is lost to the network. The exact likelihood uses all 8 s, and the weights correct for both.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simulators.gravitational_waves.curve import Curve
 
-_ANGLES, _KAPPAS, _STEP = 4096, 480, 0.03  # kappa up to 1.7 million, an SNR of 1,300
+_ANGLES, _KAPPAS, _STEP = 4096, 240, 0.06  # kappa up to 1.7 million, an SNR of 1,300
 
 
 @dataclass(frozen=True, eq=False)

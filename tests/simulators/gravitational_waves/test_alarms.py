@@ -209,9 +209,6 @@ def test_rate_said_to_be_half(setup: Setup) -> None:
     assert "unlike the simulations" in warned(weighted)
 
 
-@pytest.mark.xfail(
-    raises=RuntimeError, strict=True, reason="Binary.prepare does not check the shape of the strain"
-)
 def test_rate_too_low_for_the_band(setup: Setup) -> None:
     """512 Hz ends at 256 Hz: fewer bins than the simulator has, and an error that says so."""
     low = recorded(setup.simulator, 1024.0)[::2]
