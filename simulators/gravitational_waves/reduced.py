@@ -27,7 +27,6 @@ from torch import Tensor
 
 from sbiflow.checks import check_count, check_shape
 from sbiflow.priors import Prior
-from sbiflow.seeding import torch_generator
 from simulators.gravitational_waves import network
 from simulators.gravitational_waves.basis import ReducedBasis
 from simulators.gravitational_waves.event import Event
@@ -140,7 +139,7 @@ class ReducedLikelihood:
 
 def _training(prior: Prior, n: int, seed: int) -> Tensor:
     """Draws (n, 11) of the prior; the corners of masses and spins, which draws leave out, come first."""
-    theta = prior.sample(n, torch_generator(seed, _KEY))
+    theta = prior.sample(n, torch.Generator().manual_seed(_KEY + seed))
     edges = [(float(prior.low[d]), float(prior.high[d])) for d in range(_INTRINSIC)]
     corners = torch.cartesian_prod(*[torch.tensor(pair, dtype=torch.float64) for pair in edges])
     theta[: len(corners), :_INTRINSIC] = corners

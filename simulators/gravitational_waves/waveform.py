@@ -147,7 +147,7 @@ class _Model:
         self._put(phase, self.phases[1](rows, 0, middle), 1, rows)
         self._put(phase, self.phases[0](rows, 0, inspiral), 0, rows)
         amplitude = torch.empty_like(phase)
-        amplitude[:, peak:] = self.log_top(rows, peak, end).exp_().div_(self.bottom(rows, peak, end))
+        amplitude[:, peak:] = self.log_top(rows, peak, end).exp_() / self.bottom(rows, peak, end)
         self._put(amplitude, self.amplitudes[1](rows, 0, late), 3, rows)
         self._put(amplitude, self.amplitudes[0](rows, 0, early), 2, rows)
         above = self.frequencies[cut:end] >= self.bounds[4, rows, None]
