@@ -13,6 +13,7 @@ import pytest
 
 ANALYSES = Path(__file__).parents[1] / "analyses"
 SCRIPTS = sorted(ANALYSES.glob("[0-9][0-9]_*.py"))
+BENCHMARKS = sorted(ANALYSES.glob("benchmarks/*.py"))
 
 
 def numbers_of(script: Path, fast: bool) -> dict[str, Any]:
@@ -29,6 +30,12 @@ def test_fast_version(script: Path) -> None:
     record = numbers_of(script, fast=True)
     assert "proves nothing" in record["title"]
     assert all(number["measured"] for number in record["numbers"])
+
+
+@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
+def test_fast_benchmark(script: Path) -> None:
+    pytest.importorskip("lal", reason="the peer is not installed")
+    assert "proves nothing" in numbers_of(script, fast=True)["title"]
 
 
 @pytest.mark.slow
