@@ -75,7 +75,9 @@ def network(setup: Setup, simulator: Binary, arguments: argparse.Namespace, fold
         SystemExit: the model is of another simulator, or of other noise.
     """
     for i, basis in enumerate(simulator.basis):
-        print(f"detector {i}: {basis.size} vectors span the waveforms, worst mismatch {basis.worst_mismatch:.1e}")
+        print(
+            f"detector {i}: {basis.size} vectors span the waveforms, worst mismatch {basis.worst_mismatch:.1e}"
+        )
     if arguments.model:
         found = sf.Posterior.load(arguments.model)
         own = found.info.simulator, found.info.simulator_version

@@ -220,7 +220,10 @@ class Posterior:
         """
         config, tensors = read_model(Path(folder))
         try:
-            flow_config, embedding = FlowConfig.from_spec(config["flow"]), EmbeddingConfig(**config["embedding"])
+            flow_config, embedding = (
+                FlowConfig.from_spec(config["flow"]),
+                EmbeddingConfig(**config["embedding"]),
+            )
             prior, x_shape = Prior.from_spec(config["prior"]), tuple(config["x_shape"])
             info, novelty = ModelInfo(**config["info"]), Novelty(**config["novelty"])
             flow = ConditionalFlow(flow_config, embedding, tuple(prior.periodic.tolist()), x_shape)
