@@ -58,6 +58,9 @@ def references(event: Event, fast: bool, folder: Path) -> list[tuple[Tensor, Qua
     """Two independent runs of emcee: draws and quality of each."""
     walkers, steps = (24, 400) if fast else (WALKERS, STEPS)
     chosen = target(event, components=64, draws=400) if fast else target(event)
+    if fast:  # those of earlier code or of another power of the likelihood
+        for old in folder.glob("chain-*"):
+            old.unlink()
     found = [
         chain(
             chosen, folder / f"chain-{walkers}-{steps}-{seed}.h5", seed=seed, walkers=walkers, steps=steps,

@@ -90,7 +90,10 @@ def network(setup: Setup, simulator: Binary, arguments: argparse.Namespace, fold
     fast, seed = arguments.fast, arguments.seed
     n, config = (FAST_SIMULATIONS, FAST) if fast else (setup.simulations, setup.train)
     config = replace(config, seed=seed)
-    store = sf.simulate(simulator, n, folder / f"simulations-{n}-{seed}.h5", seed=seed)
+    path = folder / f"simulations-{n}-{seed}.h5"
+    if fast:
+        path.unlink(missing_ok=True)  # that of earlier code would be refused
+    store = sf.simulate(simulator, n, path, seed=seed)
     flow = replace(setup.flow, structure=simulator.structure)
     checkpoint = None if fast else folder / f"checkpoint-{n}-{config.steps}-{seed}.safetensors"
     found = sf.train(store, simulator, config, flow=flow, embedding=setup.embedding, checkpoint=checkpoint)
