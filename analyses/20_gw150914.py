@@ -97,7 +97,10 @@ def main() -> None:
     arguments = options(__doc__ or "", simulations=setup.simulations, steps=setup.train.steps or 20_000,
                         proposals=1_000_000, model="")  # fmt: skip
     fast, seed = arguments.fast, arguments.seed
-    folder, event = output_folder(NAME, fast), gw150914()
+    try:
+        folder, event = output_folder(NAME, fast), gw150914()
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
     simulator = eleven_parameters(event.psds, event.trigger)
     prior, x = volume_prior(simulator.prior), event.x(simulator)
     training = replace(setup.train, steps=arguments.steps)
