@@ -13,6 +13,7 @@ from torch import Tensor
 import sbiflow as sf
 from sbiflow import datasets
 from simulators.gravitational_waves.binary import Binary
+from simulators.gravitational_waves.likelihood import optimal_snr
 from simulators.gravitational_waves.network import eleven_parameters
 from simulators.gravitational_waves.noise import PSD
 from simulators.gravitational_waves.setups import eight_parameters, five_parameters
@@ -103,4 +104,4 @@ def network(setup: Setup, simulator: Binary, arguments: argparse.Namespace, fold
 
 def loudness(simulator: Binary, theta: Tensor) -> Tensor:
     """Optimal signal-to-noise ratio, all detectors together, (n, D) -> (n,)."""
-    return torch.cat([simulator.model(rows).abs().square().sum((1, 2)).sqrt() for rows in theta.split(256)])
+    return torch.cat([optimal_snr(simulator.model(rows).flatten(1)) for rows in theta.split(256)])

@@ -46,9 +46,8 @@ class Guess(nn.Module):
         rows = min(len(x), _ROWS)
         flat, axes = self._flat(x[:rows]), None
         project = self.embedding.project
-        if (
-            project is not None
-        ):  # the few directions that signals vary along, of which x may have thousands more
+        if project is not None:
+            # the few directions that signals vary along, of which x may have thousands more
             axes = project.weight.double().cpu().numpy()
             flat = project(flat)
         features = flat.double().cpu().numpy()

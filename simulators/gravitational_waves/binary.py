@@ -21,6 +21,7 @@ from sbiflow.priors import Prior
 from sbiflow.structure import Anchor, Structure
 from simulators.gravitational_waves.alignment import MatchedFilter, Pose, shift
 from simulators.gravitational_waves.basis import ReducedBasis
+from simulators.gravitational_waves.likelihood import log_likelihood
 
 DISTANCE = 1000.0  # Mpc: stored waveforms are of order 1 in float32
 _ROWS = 512  # waveforms at a time: what a core's cache holds
@@ -154,9 +155,8 @@ class Binary:
         return self.waveform(theta) * factor[..., None] * torch.exp(-2j * math.pi * cycles)
 
     def _log_likelihood(self, theta: Tensor, data: Tensor) -> Tensor:
-        residual = torch.complex(*data.unbind(2)) - self.model(theta)
-        count = data[0].numel()
-        return -0.5 * residual.abs().square().sum((-2, -1)) - 0.5 * count * math.log(2 * math.pi)
+        series = torch.complex(*data.unbind(2))
+        return log_likelihood(series.flatten(1), self.model(theta).flatten(1))
 
     def _columns(self, pose: Pose) -> Tensor:
         """What the filter found, (n, 4 I + 4): log-SNR, cosine, sine, time of each detector; then the anchors'.

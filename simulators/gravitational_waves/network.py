@@ -40,7 +40,7 @@ from simulators.gravitational_waves.detector import (
     baseline_to_sky,
     greenwich_sidereal_time,
 )
-from simulators.gravitational_waves.noise import PSD
+from simulators.gravitational_waves.noise import PSD, whiten
 from simulators.gravitational_waves.waveform import imrphenomd
 
 RATE, DURATION, F_LOW = 1024.0, 8.0, 20.0
@@ -169,7 +169,8 @@ class Whitened:
     def of(cls, psds: Sequence[PSD]) -> Whitened:
         """With the noise of H1 and L1."""
         frequencies = torch.arange(F_LOW, RATE / 2, 1 / DURATION, dtype=torch.float64)
-        return cls(frequencies, torch.stack([torch.sqrt(4 / DURATION / psd.at(frequencies)) for psd in psds]))
+        one = torch.ones_like(frequencies)
+        return cls(frequencies, torch.stack([whiten(one, psd.at(frequencies), DURATION) for psd in psds]))
 
     def __call__(self, theta: Tensor) -> Tensor:
         spins = theta[:, 2], theta[:, 3]

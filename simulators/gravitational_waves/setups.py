@@ -22,7 +22,7 @@ from torch import Tensor
 from sbiflow.priors import PeriodicUniform, PowerLaw, Prior, Sine, Uniform
 from simulators.gravitational_waves.alignment import MatchedFilter
 from simulators.gravitational_waves.binary import Binary, Projection, fit_bases, unit_templates
-from simulators.gravitational_waves.noise import PSD
+from simulators.gravitational_waves.noise import PSD, whiten
 from simulators.gravitational_waves.waveform import imrphenomd
 
 RATE, DURATION, F_LOW = 1024.0, 1.0, 20.0
@@ -99,7 +99,7 @@ def _one_detector(
 ) -> Binary:
     frequencies = torch.arange(F_LOW, RATE / 2, 1 / DURATION, dtype=torch.float64)
     psd = PSD.design(frequencies)
-    waveform = Whitened(frequencies, torch.sqrt(4 / DURATION / psd.at(frequencies)))
+    waveform = Whitened(frequencies, whiten(torch.ones_like(frequencies), psd.at(frequencies), DURATION))
     bank = torch.zeros(len(_BANK), prior.dim, dtype=torch.float64)
     bank[:, 0] = bank[:, 1] = torch.tensor(_BANK)
     extrinsic = tuple(name for name in prior.names if name in ("phi_c", "t_c", "d_L", "theta_jn"))
