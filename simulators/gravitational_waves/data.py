@@ -54,8 +54,8 @@ def read_gwosc(
         with h5py.File(path, "r") as file:
             values, rate, begin, name = _contents(file, path)
             mask, names = _flags(file)
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError:  # h5py's text is three lines of its own
+        raise FileNotFoundError(f"{path}: expected a strain file, got no such file") from None
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path}: expected a complete HDF5 file, got {error}") from None
     first_time = begin if start is None else start

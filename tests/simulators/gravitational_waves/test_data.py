@@ -124,7 +124,7 @@ def test_not_hdf5_or_truncated(gwosc: Callable[..., Path], tmp_path: Path) -> No
         text.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="expected a complete HDF5 file"):
             read_gwosc(text)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="no such file"):
         read_gwosc(tmp_path / "nowhere.hdf5")
 
 
