@@ -17,7 +17,7 @@ LAYERS = [
     "datasets plots summary",
     "priors flows",
     "blocks execution function_simulator pairs simulate draws samples importance elsewhere posterior ensemble",
-    "training calibration",
+    "training calibration integrate",
     "cli __init__",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -6,6 +6,7 @@ Every figure is made with `matplotlib.figure.Figure`, so that no display is need
 
 from sbiflow.plots.calibration import coverage_curve, pp_curves, rank_ecdf
 from sbiflow.plots.corners import Overlay, corner_figure, interval_text
+from sbiflow.plots.integral import convergence, weights_by_proposal
 from sbiflow.plots.spectrum import fit_residuals
 from sbiflow.plots.style import BLUE, GREEN, GREY, ORANGE, RED, axis_label
 from sbiflow.plots.training import training_curve
@@ -19,6 +20,7 @@ __all__ = [
     "RED",
     "Overlay",
     "axis_label",
+    "convergence",
     "corner_figure",
     "coverage_curve",
     "fit_residuals",
@@ -27,4 +29,5 @@ __all__ = [
     "rank_ecdf",
     "training_curve",
     "weight_histogram",
+    "weights_by_proposal",
 ]

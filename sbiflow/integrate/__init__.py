@@ -1,0 +1,19 @@
+"""Integrals by importance sampling with an adaptive grid and a normalizing flow."""
+
+from sbiflow.integrate.chart import Channel
+from sbiflow.integrate.config import IntegratorConfig
+from sbiflow.integrate.histogram import with_histogram
+from sbiflow.integrate.integrator import Integrator, integrate
+from sbiflow.integrate.points import UnweightedPoints, WeightedPoints
+from sbiflow.integrate.result import IntegralResult
+
+__all__ = [
+    "Channel",
+    "IntegralResult",
+    "Integrator",
+    "IntegratorConfig",
+    "UnweightedPoints",
+    "WeightedPoints",
+    "integrate",
+    "with_histogram",
+]

@@ -1,0 +1,117 @@
+"""How the proposal adapts: first the grid, then the flow on what the grid cannot factorise.
+
+The target is tempered, |f|^β: β is the largest for which the latest draws are worth a set share of their number, and
+it rises round by round to one. A concentrated integrand is approached through broader ones, so the flow never learns
+from a handful of points.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from sbiflow.integrate.learn import Learner, falling, likelihood, settling, variance
+from sbiflow.integrate.run import Run, Sample
+from sbiflow.integrate.tempering import highest_beta, tempered
+from sbiflow.seeding import torch_generator
+
+_NETS = 16  # per iteration: what the nets say of the variance is good to a factor of two
+_GRID_ESS, _FLOW_ESS = 0.05, 0.2  # of the draws, for the next β
+_NEGLIGIBLE = 3e-3  # relative variance per evaluation: 5e-5 at 10^6; no flow is trained for less
+_SMALLEST_ROUND = 400
+_SMALLEST_GRID = 256
+_FEWEST_HITS = 100  # evaluations that are not zero; exploration goes on below that
+_ROUND_ROWS = 0.4  # share of the training rows that the rounds have, before the last training
+_LEARN_KEY = 0x4C52
+
+
+def adapt_grid(run: Run, bar: Progress) -> float:
+    """Refine the grids; returns the relative variance per evaluation at the last of them."""
+    config, budget = run.config, run.used + run.integrand.remaining
+    n = max(int(budget * config.grid_share / config.grid_iterations), min(_SMALLEST_GRID, budget // 8))
+    rounds = max(min(config.grid_iterations, int(budget * config.train_share) // n), 1)
+    found, index, hits = math.inf, 0, 0
+    while index < rounds or (hits < _FEWEST_HITS and run.used + n <= config.train_share * budget):
+        sample = run.step("grid" if index else "explore", n, _NETS)
+        found, index = sample.variance, index + 1
+        hits += len(run.replay.batches[-1].y)
+        run.tell(bar, "grid")
+        if index < rounds:
+            _refine(run, sample)
+    return found
+
+
+def _refine(run: Run, sample: Sample) -> None:
+    log_f, log_q = sample.values.log_abs, sample.log_q
+    beta = highest_beta(log_f, log_q, _GRID_ESS)
+    log_size = 2 * tempered(log_f, log_q, beta)
+    for number, chart in enumerate(run.proposal.parts):
+        rows = (sample.part == number).nonzero()[:, 0]
+        chart.grid.refine(sample.latent[rows], log_size[rows])
+
+
+def worth_a_flow(run: Run, variance_of_grid: float, rtol: float) -> bool:
+    """Whether to train: enough evaluations to learn from, and a variance of the grid that is worth reducing."""
+    if run.config.method != "auto":
+        return run.config.method == "flow"
+    enough = _round_size(run) >= _SMALLEST_ROUND
+    good = variance_of_grid < max(_NEGLIGIBLE, rtol**2 * run.integrand.remaining)
+    return enough and not good and any(len(batch.y) for batch in run.replay.batches)
+
+
+def _round_size(run: Run) -> int:
+    budget = run.used + run.integrand.remaining
+    return int((run.config.train_share * budget - run.used) / run.config.rounds)
+
+
+def adapt_flow(run: Run, bar: Progress, trained: bool) -> float:
+    """Train the flows; returns the relative variance per evaluation of the last draw from them.
+
+    Args:
+        trained: the flows already know a target of this kind (a second call, a warm start).
+    """
+    config, budget = run.config, run.used + run.integrand.remaining
+    learner = Learner(run.proposal, config, torch_generator(run.seed, _LEARN_KEY))
+    learner.whitened = trained
+    evaluations = config.train_share * budget
+    steps = int(config.effort * max(config.rows, 3 * evaluations) / config.batch)
+    per_round = max(int(_ROUND_ROWS * steps / config.rounds), 1)
+    n = max(_round_size(run), min(_SMALLEST_ROUND, run.integrand.remaining // 4))
+    last = run.replay.recent()
+    beta = 1.0 if trained or not last else highest_beta(last[-1].log_f, last[-1].log_q, _FLOW_ESS)
+    found, done = math.inf, 0
+    while run.used + n <= (config.train_share if beta == 1.0 else config.most_share) * budget:
+        start = time.perf_counter()
+        batches = run.replay.useful() if beta == 1.0 else run.replay.recent()
+        if batches and not (trained and done == 0):
+            learner.fit(batches, beta, 0.0, likelihood, per_round, settling)
+            run.proposal.use_flow(True)
+        sample = run.step("flow" if beta == 1.0 else "anneal", n, _NETS, beta, time.perf_counter() - start)
+        found, done = sample.variance, done + 1
+        beta = highest_beta(sample.values.log_abs, sample.log_q, _FLOW_ESS)
+        run.tell(bar, "flow", f"beta {beta:.2g}, ESS {run.iterations[-1].ess:.0%}")
+    start = time.perf_counter()
+    if run.replay.useful():
+        last_steps = steps - int(_ROUND_ROWS * steps)
+        learner.fit(run.replay.useful(), 1.0, run.replay.log_integral(), variance, last_steps, falling)
+    run.seconds_last_fit = time.perf_counter() - start
+    run.skipped_steps = learner.skipped
+    return found
+
+
+def warm_start(run: Run, y: Tensor) -> None:
+    """Grid and flow from points y (m, D) in the cube that are distributed roughly as |f|; costs no evaluation."""
+    zero = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+    if len(run.proposal.parts) == 1:
+        (chart,) = run.proposal.parts
+        chart.grid.fit(y if chart.from_cube is None else chart.from_cube(y)[0])
+    learner = Learner(run.proposal, run.config, torch_generator(run.seed, _LEARN_KEY, 1))
+    run.replay.add(y, zero, zero)
+    steps = int(run.config.effort * max(run.config.rows, 10 * len(y)) / run.config.batch / 2)
+    learner.fit(run.replay.batches, 1.0, 0.0, likelihood, steps, falling)
+    run.replay.batches.clear()
+    run.proposal.use_flow(True)
