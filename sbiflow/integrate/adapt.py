@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass, replace
 
 import torch
 from rich.progress import Progress
@@ -29,15 +30,40 @@ _ROUND_ROWS = 0.4  # share of the training rows that the rounds have, before the
 _LEARN_KEY = 0x4C52
 
 
-def adapt_grid(run: Run, bar: Progress) -> float:
-    """Refine the grids; returns the relative variance per evaluation at the last of them."""
+@dataclass(frozen=True)
+class Cost:
+    """What a proposal costs: relative variance per evaluation, time per draw, and once (evaluations and seconds)."""
+
+    variance: float = math.inf
+    per_draw: float = math.nan
+    evaluations: int = 0
+    seconds: float = 0.0
+
+
+def break_even(grid: Cost, flow: Cost, n: int) -> float:
+    """Time per evaluation [s] above which the flow's error after n final evaluations costs the grid alone more.
+
+    With c the time per evaluation and m = n v_grid / v_flow, the evaluations that the grid alone needs for it:
+    m (c + t_grid) = n (c + t_flow) + n_training c + T_training. NaN if one of them was not measured.
+    """
+    if not (math.isfinite(grid.variance) and 0 < flow.variance < math.inf):
+        return math.nan
+    rival = n * grid.variance / flow.variance
+    fewer = rival - n - flow.evaluations
+    if fewer <= 0:
+        return math.inf
+    return max((n * flow.per_draw + flow.seconds - rival * grid.per_draw) / fewer, 0.0)
+
+
+def adapt_grid(run: Run, bar: Progress) -> Cost:
+    """Refine the grids."""
     config, budget = run.config, run.used + run.integrand.remaining
     n = max(int(budget * config.grid_share / config.grid_iterations), min(_SMALLEST_GRID, budget // 8))
     rounds = max(min(config.grid_iterations, int(budget * config.train_share) // n), 1)
-    found, index, hits = math.inf, 0, 0
+    found, index, hits = Cost(), 0, 0
     while index < rounds or (hits < _FEWEST_HITS and run.used + n <= config.train_share * budget):
         sample = run.step("grid" if index else "explore", n, _NETS)
-        found, index = sample.variance, index + 1
+        found, index = Cost(sample.variance, sample.seconds / len(sample.y)), index + 1
         hits += len(run.replay.batches[-1].y)
         run.tell(bar, "grid")
         if index < rounds:
@@ -68,13 +94,17 @@ def _round_size(run: Run) -> int:
     return int((run.config.train_share * budget - run.used) / run.config.rounds)
 
 
-def adapt_flow(run: Run, bar: Progress, trained: bool) -> float:
-    """Train the flows; returns the relative variance per evaluation of the last draw from them.
+def adapt_flow(run: Run, bar: Progress, trained: bool) -> Cost:
+    """Train the flows; the variance is that of the last draw, before the last training.
 
     Args:
         trained: the flows already know a target of this kind (a second call, a warm start).
     """
     config, budget = run.config, run.used + run.integrand.remaining
+    before, begin = run.used, time.perf_counter()
+    if not trained:
+        for chart in run.proposal.parts:
+            chart.lay_grid()
     learner = Learner(run.proposal, config, torch_generator(run.seed, _LEARN_KEY))
     learner.whitened = trained
     evaluations = config.train_share * budget
@@ -83,24 +113,22 @@ def adapt_flow(run: Run, bar: Progress, trained: bool) -> float:
     n = max(_round_size(run), min(_SMALLEST_ROUND, run.integrand.remaining // 4))
     last = run.replay.recent()
     beta = 1.0 if trained or not last else highest_beta(last[-1].log_f, last[-1].log_q, _FLOW_ESS)
-    found, done = math.inf, 0
+    found, done = Cost(), 0
     while run.used + n <= (config.train_share if beta == 1.0 else config.most_share) * budget:
         start = time.perf_counter()
-        batches = run.replay.useful() if beta == 1.0 else run.replay.recent()
+        batches = run.replay.all() if beta == 1.0 else run.replay.recent()
         if batches and not (trained and done == 0):
             learner.fit(batches, beta, 0.0, likelihood, per_round, settling)
             run.proposal.use_flow(True)
         sample = run.step("flow" if beta == 1.0 else "anneal", n, _NETS, beta, time.perf_counter() - start)
-        found, done = sample.variance, done + 1
+        found, done = Cost(sample.variance, sample.seconds / len(sample.y)), done + 1
         beta = highest_beta(sample.values.log_abs, sample.log_q, _FLOW_ESS)
         run.tell(bar, "flow", f"beta {beta:.2g}, ESS {run.iterations[-1].ess:.0%}")
-    start = time.perf_counter()
-    if run.replay.useful():
+    if run.replay.all():
         last_steps = steps - int(_ROUND_ROWS * steps)
-        learner.fit(run.replay.useful(), 1.0, run.replay.log_integral(), variance, last_steps, falling)
-    run.seconds_last_fit = time.perf_counter() - start
+        learner.fit(run.replay.all(), 1.0, run.replay.log_integral(), variance, last_steps, falling)
     run.skipped_steps = learner.skipped
-    return found
+    return replace(found, evaluations=run.used - before, seconds=time.perf_counter() - begin)
 
 
 def warm_start(run: Run, y: Tensor) -> None:
@@ -109,6 +137,7 @@ def warm_start(run: Run, y: Tensor) -> None:
     if len(run.proposal.parts) == 1:
         (chart,) = run.proposal.parts
         chart.grid.fit(y if chart.from_cube is None else chart.from_cube(y)[0])
+        chart.lay_grid()
     learner = Learner(run.proposal, run.config, torch_generator(run.seed, _LEARN_KEY, 1))
     run.replay.add(y, zero, zero)
     steps = int(run.config.effort * max(run.config.rows, 10 * len(y)) / run.config.batch / 2)

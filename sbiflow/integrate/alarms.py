@@ -5,8 +5,9 @@
 - the tail of the weights: k̂ (the variance of the weights exists below 1/2, their mean below 1) and the share of the
   integral that is expected beyond the largest weight seen. That share is added to the error;
 - the largest weight's share of the sum, and the effective sample size and how it grows with n;
-- exploration: points drawn before the proposal was trained whose weight f/q exceeds every weight of the estimate lie
-  where the proposal hardly draws; what they carry is missed;
+- exploration: points that were drawn from other proposals, broader ones among them, are weighted with the final one.
+  Where such a weight exceeds every weight of the estimate, what the point carries is missed; and the heavy weights
+  tell the part of the variance that the final points, by their luck, may not have shown;
 - earlier estimates from other proposals that disagree.
 
 An isolated peak that no evaluation has touched shows in none of them.
@@ -21,7 +22,6 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from sbiflow.integrate.estimate import Estimate
 from sbiflow.integrate.iterations import IntegralDiagnostics, Iteration
 from sbiflow.integrate.run import Run
 from sbiflow.integrate.tempering import ess, normalised
@@ -32,11 +32,29 @@ MAX_UNSEEN = 0.02  # share of the integral expected beyond the largest weight ab
 MAX_SHARE = 0.05  # of one weight in the sum
 MIN_GROWTH = 0.7  # exponent of the ESS in n; one where the variance exists
 MISSED_ERRORS = 3.0  # errors of the estimate that exploration may find to be missed
-LEAST_Q = 1e-5  # false-alarm rate of the comparison with earlier estimates
+LEAST_Q = (
+    1e-8  # of the comparison with earlier estimates; errors from 16 nets make false alarms of 1e-4 of it
+)
 THIRD_MOMENT = 1 / 3  # k̂ above which the weights have no third moment, and their spread is too small an error
 _COMPARABLE_ESS = 0.1  # of an earlier iteration that is compared
 _EXPLORED_ROWS = 100_000
+_HEAVY = 10.0  # times the mean: no net resolves weights above it
 _GROWTH_STEP = 16
+_ROUNDING = 1e-12
+_EQUAL = 1e-9  # log-weights that differ by less are equal
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What the evaluations of training say of the final proposal.
+
+    Attributes:
+        missed: share of ∫|f| at points whose weight exceeds every weight of the estimate.
+        tail_error: relative error from weights above ten times the mean, beyond what the estimate's own points show.
+    """
+
+    missed: float
+    tail_error: float
 
 
 @dataclass(frozen=True)
@@ -58,18 +76,16 @@ def consistency(log_mean: float, log_sdev: float, iterations: tuple[Iteration, .
     if not known or not math.isfinite(log_mean):
         return Consistency(0.0, 0, math.nan)
     ratios = torch.tensor([0.0] + [it.log_mean - log_mean for it in known], dtype=torch.float64).exp()
-    errors = torch.tensor([max(log_sdev, 1e-15)] + [max(it.log_sdev, 1e-15) for it in known]) * ratios
+    errors = torch.tensor([max(log_sdev, _ROUNDING)] + [max(it.log_sdev, _ROUNDING) for it in known]) * ratios
     weights = errors.double() ** -2
     centre = (weights * ratios).sum() / weights.sum()
     total = float((weights * (ratios - centre) ** 2).sum())
     return Consistency(total, len(known), float(chi2.sf(total, len(known))))
 
 
-def diagnose(run: Run, found: Estimate) -> IntegralDiagnostics:
-    """Every figure of the weights."""
-    log_w = found.log_weights
-    w = normalised(log_w)
-    size = ess(log_w)
+def diagnose(run: Run, log_w: Tensor) -> IntegralDiagnostics:
+    """Every figure of the weights, log |f_0| / q (n,), of the final points."""
+    w, size, found = normalised(log_w), ess(log_w), explored(run, log_w)
     return IntegralDiagnostics(
         n=len(log_w),
         n_zero=run.integrand.n_zero,
@@ -80,26 +96,30 @@ def diagnose(run: Run, found: Estimate) -> IntegralDiagnostics:
         khat=psis_khat(log_w),
         max_weight_share=float(w.max() / w.sum().clamp(min=1e-300)) if len(w) else math.nan,
         unseen_share=unseen_share(log_w),
-        missed_share=missed_share(run, log_w),
+        missed_share=found.missed,
+        tail_error=found.tail_error,
         ess_growth=ess_growth(log_w),
     )
 
 
-def missed_share(run: Run, log_w: Tensor) -> float:
-    """Share of the integral at explored points whose weight exceeds every weight of the estimate."""
-    if not len(log_w) or not bool((log_w > -math.inf).any()):
-        return math.nan
-    top, total, left = float(log_w.max()), 0.0, _EXPLORED_ROWS
-    log_total = float(log_w.logsumexp(0)) - math.log(len(log_w))
-    for batch in run.replay.batches:
-        y, log_f, log_q = batch.y[:left], batch.log_f[:left], batch.log_q[:left]
-        if not len(y):
-            continue
-        beyond = log_f - run.proposal.log_prob(y) > top + 1e-9
-        seen = batch.n * len(y) / len(batch.y)
-        total += float((log_f - log_q - log_total)[beyond].exp().sum()) / seen
-        left -= len(y)
-    return total
+def explored(run: Run, log_w: Tensor) -> Explored:
+    """Weigh the points of the replay with the final proposal; every batch is an unbiased sample of its own."""
+    batches = [batch for batch in run.replay.batches if len(batch.y)]
+    if not batches or not bool((log_w > -math.inf).any()):
+        return Explored(math.nan, math.nan)
+    n, log_size = len(log_w), float(log_w.logsumexp(0)) - math.log(len(log_w))
+    drawn = sum(batch.n for batch in run.replay.batches)
+    stride = -(-sum(len(batch.y) for batch in batches) // _EXPLORED_ROWS)
+    missed = second = 0.0
+    for batch in batches:
+        y, log_f, log_q = batch.y[::stride], batch.log_f[::stride], batch.log_q[::stride]
+        ratio = log_f - run.proposal.log_prob(y)
+        mass = (log_f - log_q - log_size).exp() * (len(batch.y) / len(y) / drawn)
+        missed += float(mass[ratio > float(log_w.max()) + _EQUAL].sum())
+        second += float((mass * (ratio - log_size).exp())[ratio > log_size + math.log(_HEAVY)].sum())
+    own = log_w[log_w > log_size + math.log(_HEAVY)]
+    shown = float((2 * (own - log_size)).exp().sum()) / n
+    return Explored(missed, math.sqrt(max(second - shown, 0.0) / n))
 
 
 def ess_growth(log_w: Tensor) -> float:
@@ -113,14 +133,14 @@ def ess_growth(log_w: Tensor) -> float:
     return math.log(ess(log_w) / small) / math.log(_GROWTH_STEP) if small else math.nan
 
 
-def reasons(figures: IntegralDiagnostics, relative_error: float, agreement: Consistency) -> list[str]:
-    """Why not to use the estimate; empty if there is no reason."""
-    limit = khat_limit(figures.n)
-    if figures.ess == 0:
-        return [f"every one of {figures.n:,} evaluations was zero: the integrand was not found"]
+def reasons(figures: IntegralDiagnostics, n_evals: int, error: float, agreement: Consistency) -> list[str]:
+    """Why not to use the estimate; empty if there is no reason. `error` is relative to ∫|f|."""
+    limit, bad = khat_limit(figures.n), figures.n_nan + figures.n_inf
     found = []
-    if figures.n_nan + figures.n_inf > MAX_NONFINITE * figures.n:
-        found.append(f"the integrand was NaN or infinite at {figures.n_nan + figures.n_inf:,} points")
+    if bad > MAX_NONFINITE * n_evals:
+        found.append(f"the integrand was NaN or infinite at {bad:,} of {n_evals:,} points")
+    if figures.ess == 0:
+        return [*found, f"all of the {figures.n:,} final evaluations were zero: the integrand was not found"]
     if not figures.khat < limit:
         found.append(
             f"Pareto k-hat {figures.khat:.2f} is not below {limit:.2f}: a few points decide the answer"
@@ -133,9 +153,9 @@ def reasons(figures: IntegralDiagnostics, relative_error: float, agreement: Cons
         found.append(f"one point carries {figures.max_weight_share:.0%} of the sum")
     if figures.ess_growth < MIN_GROWTH and figures.efficiency < 0.5:
         found.append(f"the effective sample size grows as n^{figures.ess_growth:.2f} only")
-    if figures.missed_share > MISSED_ERRORS * max(relative_error, 1e-6):
+    if figures.missed_share > MISSED_ERRORS * max(error, _ROUNDING):
         found.append(
-            f"exploration found {figures.missed_share:.1%} of the integral where the proposal hardly draws"
+            f"exploration found {figures.missed_share:.2%} of the integral where the proposal hardly draws"
         )
     if agreement.dof and agreement.Q < LEAST_Q:
         found.append(
@@ -144,37 +164,41 @@ def reasons(figures: IntegralDiagnostics, relative_error: float, agreement: Cons
     return found
 
 
-def verdict(figures: IntegralDiagnostics, relative_error: float, agreement: Consistency) -> tuple[str, bool]:
+def verdict(
+    figures: IntegralDiagnostics, n_evals: int, error: float, agreement: Consistency
+) -> tuple[str, bool]:
     """One sentence that begins with "Trustworthy" or "Do not use", and which of them it is."""
-    against = reasons(figures, relative_error, agreement)
+    against = reasons(figures, n_evals, error, agreement)
     if against:
         return f"Do not use: {'; '.join(against)}.", False
     return (
-        f"Trustworthy: relative error {relative_error:.1e}; the points are worth {figures.ess:,.0f} independent "
+        f"Trustworthy: relative error {error:.1e}; the points are worth {figures.ess:,.0f} independent "
         f"ones ({figures.efficiency:.1%}), Pareto k-hat {figures.khat:.2f} is below {khat_limit(figures.n):.2f}."
     ), True
 
 
-def unseen_error(figures: IntegralDiagnostics) -> float:
-    """What the weights not drawn yet add to the relative error.
+def hidden_error(figures: IntegralDiagnostics) -> float:
+    """What the final points do not show of their error, relative to ∫|f|.
 
-    Only where the tail is heavy: the nets resolve a light one, and their spread tells its error.
+    The share expected beyond the largest weight, where the tail is heavy (the nets resolve a light one, and their
+    spread tells its error), and the tail that exploration knows.
     """
-    share = figures.unseen_share
-    return share if figures.khat > THIRD_MOMENT and math.isfinite(share) else 0.0
+    share = figures.unseen_share if figures.khat > THIRD_MOMENT else 0.0
+    parts = [part for part in (share, figures.tail_error) if math.isfinite(part)]
+    return math.hypot(*parts)
 
 
-def further_warnings(figures: IntegralDiagnostics, relative_error: float) -> list[str]:
-    """Sentences to be read with the verdict."""
+def further_warnings(figures: IntegralDiagnostics, error: float) -> list[str]:
+    """Sentences to be read with the verdict; `error` is relative to the integral."""
     found = []
     if figures.n_nan or figures.n_inf:
         found.append(
             f"the integrand was NaN at {figures.n_nan:,} and infinite at {figures.n_inf:,} points, which count as zero"
         )
-    if figures.khat > FINITE_VARIANCE and figures.khat < khat_limit(figures.n):
+    if FINITE_VARIANCE < figures.khat < khat_limit(figures.n):
         found.append(f"Pareto k-hat {figures.khat:.2f} is above 0.5: the error is itself uncertain")
-    if relative_error > 0.5 and figures.ess:
+    if error > 0.5 and figures.ess:
         found.append(
-            "the error is as large as the integral: it may be zero, or the positive and negative parts cancel"
+            "the error is as large as the integral: it may be zero, or its parts of opposite signs cancel"
         )
     return found

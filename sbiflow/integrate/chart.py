@@ -26,6 +26,7 @@ _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 _LOG_2PI = math.log(2 * math.pi)
 _INSIDE = 1e-15  # distance from the faces of the cube at which the probit is cut
 _RIDGE = 1e-6  # added to the covariance of z, in units of the base
+_PEAKED = 10.0  # marginal density over that of a Gaussian as wide
 _ROWS = 16_384
 
 
@@ -99,7 +100,8 @@ class Chart(nn.Module):
         super().__init__()
         self.base, self.to_cube, self.from_cube = base, to_cube, from_cube
         self.real = base.real
-        self.grid = Grid(len(periodic), bins)
+        self.grid = Grid(len(periodic), bins)  # the proposal while no flow is learned
+        self.first = Grid(len(periodic), bins)  # the flow's first layer
         self.flow = build_transform(flow, periodic, 0)
         self.learned = False  # until then the grid alone is the proposal
         self.register_buffer("mean", torch.zeros(len(self.real), dtype=torch.float64))
@@ -110,7 +112,7 @@ class Chart(nn.Module):
     def to_z(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """y (n, D) -> z (n, D) float64 and log |dz/dy| (n,)."""
         c, log_map = (y, y.new_zeros(len(y))) if self.from_cube is None else self.from_cube(y)
-        g, log_slope = self.grid.to_grid(c)
+        g, log_slope = self.first.to_grid(c)
         z, log_probit = self._stretch(g)
         return z, log_map + log_slope + log_probit
 
@@ -126,7 +128,7 @@ class Chart(nn.Module):
         g = wrap(z) / (2 * math.pi) + 0.5
         g[:, self.real] = torch.special.ndtr(z[:, self.real]).clamp(_INSIDE, 1 - _INSIDE)
         log_probit = self._stretch(g)[1]
-        c, log_slope = self.grid.to_cube(g)
+        c, log_slope = self.first.to_cube(g)
         return self._mapped(c, log_slope + log_probit)
 
     def _mapped(self, c: Tensor, log_density: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,6 +136,14 @@ class Chart(nn.Module):
             return c, log_density
         y, log_map = self.to_cube(c)
         return y, log_density - log_map
+
+    def lay_grid(self) -> None:
+        """Put the grid below the flow where whitening and splines cannot zoom as far.
+
+        A grid is refined from few points; where it is not needed its steps are noise that the flow has to undo.
+        """
+        if self.grid.peakedness > _PEAKED:
+            self.first.set_edges(self.grid.edges.clone())
 
     # -- whitening --------------------------------------------------------------------------------------------------
 
@@ -154,7 +164,7 @@ class Chart(nn.Module):
         part = torch.linalg.solve_triangular(self.factor, (z[:, self.real] - self.mean).T, upper=False).T
         if len(self.real) == z.shape[1]:
             return part.float()
-        return z.index_copy(1, torch.tensor(self.real, device=z.device), part).float()
+        return z.index_copy(1, torch.tensor(self.real, dtype=torch.long, device=z.device), part).float()
 
     def _unwhiten(self, v: Tensor) -> Tensor:
         z = v.clone()

@@ -41,7 +41,7 @@ class IntegratorConfig:
     flow: FlowConfig = field(default_factory=_flow)
     grid_bins: int = 50
     grid_iterations: int = 5
-    grid_share: float = 0.08
+    grid_share: float = 0.06
     train_share: float = 0.4
     most_share: float = 0.7
     rounds: int = 8
@@ -51,9 +51,9 @@ class IntegratorConfig:
     rate: float = 8e-3
     tail_share: float = 0.4
     tail_power: float = 0.4
-    wide_share: float = 0.05
+    wide_share: float = 0.04
     wide_scale: float = 1.4
-    defence: float = 0.03
+    defence: float = 0.02
     replicas: int = 32
 
     def __post_init__(self) -> None:

@@ -110,7 +110,9 @@ class Domain:
         if not bool(((u >= 0.0) & (u <= 1.0)).all()):
             raise ValueError(f"u: expected values in [0, 1], got {u.min():.6g} to {u.max():.6g}")
         low, high = self._edges(u.device)
-        x = torch.lerp(low, high, u).clamp(low, high)  # exact at both ends, which u (high - low) is not
+        x = torch.lerp(low, high, u).clamp(
+            low, high
+        )  # exact at both ends; torch promises no rounding of lerp
         log_jacobian = u.new_full((len(u),), self._log_widths)
         for axis in self.infinite_axes:
             x[:, axis], log_slope = stretch(u[:, axis], self.low[axis], self.high[axis], self.scale[axis])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from rich.progress import Progress
@@ -16,64 +16,81 @@ from torch import Tensor
 
 from sbiflow.integrate.iterations import Iteration
 from sbiflow.integrate.nets import floor_log2
-from sbiflow.integrate.run import Run, iteration
+from sbiflow.integrate.run import Run, Sample, iteration
 
 _GROUPS = 4  # lines of the table
 _FEWEST = 16  # nets before a tolerance may end the run
+_SMALLEST_NET = 32
+_MARGIN = 1.5  # on the evaluations that a tolerance is expected to need
 
 
-@dataclass(frozen=True)
+@dataclass
 class Estimate:
-    """Moments and weights of the final stage; means are over exp(log_unit).
+    """What the final stage has found so far; each group of nets is summed over its own power of e.
 
     Attributes:
-        mean: (K,); covariance: of the mean, (K, K), from the spread of the nets.
-        log_weights: log |f_0| / q of every point, (n,).
-        nets: R.
-        reached: whether a tolerance ended the run early.
+        log_weights: log |f_0| / q of the points, (n,) per group.
     """
 
-    mean: Tensor
-    covariance: Tensor
-    log_unit: float
-    log_weights: Tensor
-    nets: int
-    reached: bool
-    iterations: tuple[Iteration, ...]
+    units: list[float] = field(default_factory=list)
+    means: list[Tensor] = field(default_factory=list)
+    log_weights: list[Tensor] = field(default_factory=list)
+    iterations: list[Iteration] = field(default_factory=list)
+
+    def add(self, sample: Sample, seconds: float) -> None:
+        """Take a group of nets."""
+        top = float((sample.values.log_scale - sample.log_q).max())
+        self.units.append(top if math.isfinite(top) else -math.inf)
+        self.means.append(sample.net_means(top if math.isfinite(top) else 0.0))
+        self.log_weights.append(sample.log_weights)
+        self.iterations.append(iteration("final", sample, 1.0, seconds))
+
+    @property
+    def log_unit(self) -> float:
+        """The common power of e of `net_means`; 0 if every value is zero."""
+        unit = max(self.units, default=-math.inf)
+        return unit if math.isfinite(unit) else 0.0
+
+    @property
+    def net_means(self) -> Tensor:
+        """(R, K), over exp(log_unit)."""
+        pairs = zip(self.means, self.units, strict=True)
+        return torch.cat([mean * math.exp(unit - self.log_unit) for mean, unit in pairs])
+
+    @property
+    def covariance(self) -> Tensor:
+        """Of the mean of the nets, (K, K), over exp(2 log_unit)."""
+        means = self.net_means
+        return torch.cov(means.T).reshape(means.shape[1], means.shape[1]) / len(means)
 
 
-def estimate(run: Run, bar: Progress, rtol: float, atol: float) -> Estimate:
-    """Spend what is left of the budget, or stop where sdev <= max(atol, rtol |mean|)."""
-    size = floor_log2(max(run.integrand.remaining / run.config.replicas, 1))
-    count = run.integrand.remaining >> size
-    log_unit = _log_unit(run)
-    means: list[Tensor] = []
-    weights: list[Tensor] = []
-    rows: list[Iteration] = []
-    reached = False
-    per_group = -(-count // _GROUPS)
-    while len(means) < count and not reached:
+def estimate(run: Run, bar: Progress, variance: float, rtol: float, atol: float) -> Estimate:
+    """Spend what is left of the budget, or stop where sdev <= max(atol, rtol |mean|).
+
+    Args:
+        variance: relative, per evaluation, as the last draw from the proposal has shown it.
+    """
+    size = _net_size(run, variance, rtol)
+    left = run.integrand.remaining >> size
+    per_group = run.config.replicas // _GROUPS if rtol or atol else -(-left // _GROUPS)
+    found = Estimate()
+    while left > 0:
         start = time.perf_counter()
-        nets = min(per_group if not (rtol or atol) else 8, count - len(means))
-        sample = run.draw(nets << size, nets)
-        if not math.isfinite(log_unit):
-            log_unit = float(sample.log_weights.max()) if len(sample.y) else 0.0
-            log_unit = log_unit if math.isfinite(log_unit) else 0.0
-        means += list(sample.net_means(log_unit))
-        weights.append(sample.log_weights)
-        rows.append(iteration("final", sample, 1.0, time.perf_counter() - start))
-        found = torch.stack(means)
-        mean, sdev = float(found[:, 0].mean()), float(found[:, 0].std()) / math.sqrt(len(means))
-        limit = max(atol * math.exp(min(-log_unit, 700.0)), rtol * abs(mean))
-        reached = len(means) >= _FEWEST and sdev <= limit
-        run.tell(bar, "final", f"± {sdev / abs(mean):.1e}" if mean else "")
-    found = torch.stack(means)
-    covariance = torch.cov(found.T).reshape(found.shape[1], found.shape[1]) / len(found)
-    return Estimate(found.mean(0), covariance, log_unit, torch.cat(weights), len(found), reached, tuple(rows))
+        nets = min(per_group, left)
+        found.add(run.draw(nets << size, nets), time.perf_counter() - start)
+        left -= nets
+        means = found.net_means[:, 0]
+        mean, sdev = abs(float(means.mean())), float(means.std()) / math.sqrt(len(means))
+        run.tell(bar, "final", f"± {sdev / mean:.1e}" if mean else "")
+        limit = max(atol * math.exp(min(-found.log_unit, 700.0)), rtol * mean)
+        if (rtol or atol) and len(means) >= _FEWEST and sdev <= limit:
+            break
+    return found
 
 
-def _log_unit(run: Run) -> float:
-    """Means are summed in units of what is known of the integral."""
-    if not any(len(batch.y) for batch in run.replay.batches):
-        return -math.inf
-    return run.replay.log_integral()
+def _net_size(run: Run, variance: float, rtol: float) -> int:
+    """log2 of the points of a net: `replicas` nets exhaust the budget, or the part of it that rtol needs."""
+    n = float(run.integrand.remaining)
+    if rtol and math.isfinite(variance):
+        n = min(n, max(_MARGIN * variance / rtol**2, _SMALLEST_NET * run.config.replicas))
+    return floor_log2(max(n / run.config.replicas, 1))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sbiflow.checks import as_tensor, check_count, check_finite, check_shape
 from sbiflow.integrate import alarms
-from sbiflow.integrate.adapt import adapt_flow, adapt_grid, warm_start, worth_a_flow
+from sbiflow.integrate.adapt import Cost, adapt_flow, adapt_grid, break_even, warm_start, worth_a_flow
 from sbiflow.integrate.chart import Channel
 from sbiflow.integrate.config import IntegratorConfig
 from sbiflow.integrate.domain import Domain
@@ -72,14 +72,17 @@ class Integrator:
         device: str | torch.device = "auto",
         scales: Any = 1.0,
     ) -> None:
-        domain = bounds if isinstance(bounds, Domain) else Domain.from_bounds(bounds, periodic, scales)
-        self.domain, self.channels = domain, tuple(channels)
+        if isinstance(bounds, Domain) and periodic:
+            raise ValueError("periodic: expected none beside a Domain, which has its own")
+        self.domain = bounds if isinstance(bounds, Domain) else Domain.from_bounds(bounds, periodic, scales)
+        self.channels = tuple(channels)
         self.config = config or IntegratorConfig()
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.device = torch.device(chosen)
         with torch.random.fork_rng():  # the seed of a call decides, see `_fresh`
             self.proposal = Proposal(self.domain, self.config, self.channels).to(self.device)
         self.adapted = False
+        self._drawn = 0  # nets so far: a second call must not meet those that the first has trained on
         self._f: Callable[[Any], Any] | None = None
         self._options: Any = None
 
@@ -119,6 +122,7 @@ class Integrator:
         check_seed(seed)
         if not (0 <= rtol < math.inf and 0 <= atol < math.inf):
             raise ValueError(f"rtol, atol: expected finite values >= 0, got {rtol}, {atol}")
+        begun = None if start is None else self._start_points(start)
         integrand = Integrand(
             f, self.domain, budget, log=log, calls=calls, nonfinite=nonfinite, executor=executor
         )
@@ -127,26 +131,31 @@ class Integrator:
         integrand.prepare(self.device)
         if not self.adapted:
             self._fresh(seed)
-        run = Run(self.proposal, integrand, self.config, seed, self.device, progress)
-        found = self._integrate(run, rtol, atol, start)
-        self._f, self._options = f, (log, integrand.calls, nonfinite, executor)
-        return self._result(run, found, time.perf_counter() - begin)
+        run = Run(self.proposal, integrand, self.config, seed, self.device, progress, drawn=self._drawn)
+        found, even = self._integrate(run, rtol, atol, begun)
+        self._drawn, self._f, self._options = run.drawn, f, (log, integrand.calls, nonfinite)
+        return self._result(run, found, even, time.perf_counter() - begin)
 
-    def _integrate(self, run: Run, rtol: float, atol: float, start: Any) -> Estimate:
+    def _integrate(self, run: Run, rtol: float, atol: float, start: Tensor | None) -> tuple[Estimate, float]:
+        """The final stage, and the break-even time."""
         with run.progress() as bar:
             trained = self.adapted and self.proposal.learned
             if start is not None:
-                warm_start(run, self._start_points(start))
+                warm_start(run, start)
                 trained = True
-            grid_variance = math.inf
+            grid, flow = Cost(), Cost()
             if not trained:
-                grid_variance = adapt_grid(run, bar)
-            if trained or worth_a_flow(run, grid_variance, rtol):
-                flow_variance = adapt_flow(run, bar, trained)
-                grid_wins = run.config.method == "auto" and not flow_variance < grid_variance
+                grid = adapt_grid(run, bar)
+            if trained or worth_a_flow(run, grid.variance, rtol):
+                flow = adapt_flow(run, bar, trained)
+                grid_wins = run.config.method == "auto" and not flow.variance < grid.variance
                 self.proposal.use_flow(trained or not grid_wins)
             self.adapted = True
-            return estimate(run, bar, rtol, atol)
+            used = flow if self.proposal.learned else grid
+            found = estimate(run, bar, used.variance, rtol, atol)
+            return found, break_even(
+                grid, flow, run.integrand.remaining
+            ) if self.proposal.learned else math.nan
 
     def _fresh(self, seed: int) -> None:
         """Weights of the flow from the seed."""
@@ -162,17 +171,20 @@ class Integrator:
             raise ValueError(f"start: expected at least {10 * self.domain.dim} points, got {len(points)}")
         return self.domain.to_u(points)[0]
 
-    def _result(self, run: Run, found: Estimate, seconds: float) -> IntegralResult:
-        figures = alarms.diagnose(run, found)
-        mean, covariance = found.mean.cpu(), found.covariance.cpu()
+    def _result(self, run: Run, found: Estimate, even: float, seconds: float) -> IntegralResult:
+        log_w = torch.cat(found.log_weights)
+        figures = alarms.diagnose(run, log_w)
+        mean, covariance = found.net_means.mean(0).cpu(), found.covariance.cpu()
         first, spread = float(mean[0]), math.sqrt(max(float(covariance[0, 0]), 0.0))
-        unseen = alarms.unseen_error(figures) * abs(first)
-        # what the weights have not shown yet widens every component alike
-        covariance = covariance * (1 + (unseen / spread) ** 2 if spread else 1.0)
-        error = math.hypot(spread, unseen) / abs(first) if first else math.inf
+        modulus = float((log_w - found.log_unit).exp().mean())  # ∫|f|, which is more where signs cancel
+        hidden = alarms.hidden_error(figures) * modulus
+        # what the final points have not shown widens every component alike
+        covariance = covariance * (1 + (hidden / spread) ** 2 if spread else 1.0)
+        sdev = math.hypot(spread, hidden)
+        error = sdev / abs(first) if first else math.inf
         log_mean = math.log(abs(first)) + found.log_unit if first else -math.inf
         agreement = alarms.consistency(log_mean, error, tuple(run.iterations))
-        text, reliable = alarms.verdict(figures, error, agreement)
+        text, reliable = alarms.verdict(figures, run.used, sdev / modulus if modulus else math.inf, agreement)
         scale = np.vectorize(lambda value, power: times_exp(value, power * found.log_unit), otypes=[float])
         means, sdevs = scale(mean.numpy(), 1), scale(covariance.diagonal().clamp(min=0).sqrt().numpy(), 1)
         single = len(means) == 1
@@ -199,6 +211,7 @@ class Integrator:
             seconds_integrand=run.integrand.seconds,
             seconds_flow=max(seconds - run.integrand.seconds, 0.0),
             method="flow" if self.proposal.learned else "grid",
+            break_even=even,
             sampler=self.frozen(),
         )
 
@@ -209,7 +222,7 @@ class Integrator:
         return other
 
     def sample(self, n: int, seed: int) -> WeightedPoints:
-        """n independent points from the proposal, with f evaluated there (not counted in any budget).
+        """n independent points from the proposal, with f evaluated there (here, and not counted in any budget).
 
         Raises:
             ValueError: the integrator has not been called since it was made or loaded.
@@ -218,10 +231,8 @@ class Integrator:
             raise ValueError(
                 "sample: expected an integrator that has been called with an integrand, got a fresh one"
             )
-        log, calls, nonfinite, executor = self._options
-        integrand = Integrand(
-            self._f, self.domain, _NO_LIMIT, log=log, calls=calls, nonfinite=nonfinite, executor=executor
-        )
+        log, calls, nonfinite = self._options
+        integrand = Integrand(self._f, self.domain, _NO_LIMIT, log=log, calls=calls, nonfinite=nonfinite)
         shape = (check_count(n, "n"), self.domain.dim + 1)
         points = torch.rand(shape, generator=torch_generator(seed, _SAMPLE_KEY), dtype=torch.float64)
         y, log_q, _ = self.proposal.draw(points.clamp(1e-12, 1 - 1e-12).to(self.device))
@@ -250,6 +261,7 @@ class Integrator:
             "config": asdict(self.config),
             "channels": len(self.channels),
             "adapted": self.adapted,
+            "drawn": self._drawn,
             "learned": self.proposal.learned,
         }
         write_model(Path(folder), spec, self.proposal.state_dict(), None)
@@ -274,7 +286,7 @@ class Integrator:
         own = cls(Domain.from_spec(spec["domain"]), channels=channels, config=config, device=device)
         own.proposal.load_state_dict(tensors)
         own.proposal.use_flow(spec["learned"])
-        own.adapted = spec["adapted"]
+        own.adapted, own._drawn = spec["adapted"], spec["drawn"]
         return own
 
 
@@ -288,6 +300,7 @@ def integrate(
     channels: Sequence[Channel] = (),
     config: IntegratorConfig | None = None,
     device: str | torch.device = "auto",
+    scales: Any = 1.0,
     **options: Any,
 ) -> IntegralResult:
     """`Integrator(bounds, ...)(f, budget, seed=..., ...)`: see there.
@@ -296,5 +309,7 @@ def integrate(
     >>> print(f"{result.mean:.3f}", result.verdict.split(":")[0])
     0.667 Trustworthy
     """
-    own = Integrator(bounds, periodic=periodic, channels=channels, config=config, device=device)
+    own = Integrator(
+        bounds, periodic=periodic, channels=channels, config=config, device=device, scales=scales
+    )
     return own(f, budget, seed=seed, **options)

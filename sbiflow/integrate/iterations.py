@@ -51,6 +51,7 @@ class IntegralDiagnostics:
         max_weight_share: the largest |w| over their sum.
         unseen_share: expected weight beyond the largest one, over the sum (`sbiflow.pareto.unseen_share`).
         missed_share: of the integral, at explored points whose weight exceeds every weight of the estimate.
+        tail_error: relative error from heavy weights that exploration knows and the final points do not show.
         ess_growth: exponent of the growth of the ESS with n; 1 for weights of finite variance.
     """
 
@@ -64,6 +65,7 @@ class IntegralDiagnostics:
     max_weight_share: float
     unseen_share: float
     missed_share: float
+    tail_error: float
     ess_growth: float
 
 

@@ -24,7 +24,7 @@ from sbiflow.integrate.proposal import Proposal
 from sbiflow.integrate.replay import Batch, row_weights
 from sbiflow.training.optimiser import build_optimisers
 
-_CAP = 2.0
+_CAP = 4.0
 _CLIP = 10.0  # largest norm of a gradient
 
 

@@ -17,7 +17,7 @@ from sbiflow.integrate.chart import Base, Channel, Chart, Map
 from sbiflow.integrate.config import IntegratorConfig
 from sbiflow.integrate.domain import Domain
 
-_MIN_SHARE = 0.01  # of a channel
+_MIN_SHARE = 0.01  # of a channel; of a tenth of all if there are many
 
 
 class Proposal(nn.Module):
@@ -43,8 +43,9 @@ class Proposal(nn.Module):
     @property
     def log_shares(self) -> Tensor:
         """log α (C,), each at least 1 %."""
-        floor = _MIN_SHARE if len(self.charts) > 1 else 0.0
-        return torch.log(floor + (1 - floor * len(self.charts)) * torch.softmax(self.logits, 0))
+        count = len(self.charts)
+        floor = min(_MIN_SHARE, 0.1 / count) if count > 1 else 0.0
+        return torch.log(floor + (1 - floor * count) * torch.softmax(self.logits, 0))
 
     @property
     def learned(self) -> bool:

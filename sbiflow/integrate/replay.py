@@ -11,7 +11,6 @@ from torch import Tensor
 from sbiflow.integrate.tempering import ess, normalised, tempered
 
 _RECENT = 4  # batches that the flow learns from while the target still changes
-_USEFUL = 0.02  # ESS share below which a batch says little of the integrand itself
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,13 @@ class Replay:
         """Those to learn a tempered target from."""
         return [batch for batch in self.batches[-_RECENT:] if len(batch.y)]
 
-    def useful(self) -> list[Batch]:
-        """Those to learn the integrand itself from: all that know it, or the last few if none does."""
-        return [batch for batch in self.batches if batch.share > _USEFUL] or self.recent()
+    def all(self) -> list[Batch]:
+        """Those to learn the integrand itself from. The early ones know its tails: they were drawn more broadly."""
+        return [batch for batch in self.batches if len(batch.y)]
 
     def log_integral(self) -> float:
         """log ∫|f|: batches weighted by their effective sample sizes."""
-        known = [batch for batch in self.useful() if len(batch.y)]
+        known = self.all()
         sizes = torch.tensor([batch.share * batch.n for batch in known], dtype=torch.float64)
         logs = torch.tensor([batch.log_integral for batch in known], dtype=torch.float64)
         return float(torch.logsumexp(logs + (sizes / sizes.sum()).log(), 0))

@@ -76,6 +76,8 @@ class IntegralResult:
         seconds_integrand: time inside f [s].
         seconds_flow: the rest of the time: drawing, densities, training [s].
         method: proposal of the estimate, "grid" or "flow".
+        break_even: time per evaluation above which the flow reaches this error sooner than the grid alone [s]; 0 if
+            it always does, inf if never, NaN if only one of them was measured.
         sampler: what `sample` and `unweight` delegate to.
 
     Raises:
@@ -100,6 +102,7 @@ class IntegralResult:
     seconds_integrand: float
     seconds_flow: float
     method: str
+    break_even: float = math.nan
     sampler: InitVar[Sampler | None] = None
 
     def __post_init__(self, sampler: Sampler | None) -> None:
@@ -213,7 +216,15 @@ class IntegralResult:
             f"chi2/dof = {self.chi2:.1f}/{self.dof}   Q = {number(self.Q, '.2f')}   method: {self.method}",
             f"{self.n_evals:,} evaluations, {self.n_train:,} of them training; {seconds:.1f} s: "
             f"{self.seconds_integrand:.1f} s in the integrand, {self.seconds_flow:.1f} s in the proposal",
+            *self._break_even(),
         ]
+
+    def _break_even(self) -> list[str]:
+        if math.isnan(self.break_even):
+            return []
+        if math.isinf(self.break_even):
+            return ["the grid alone needs fewer evaluations than the flow"]
+        return [f"the flow pays where an evaluation costs more than {1e6 * self.break_even:.3g} µs"]
 
 
 def _in_units(truth: float | None, log_truth: float | None, logs: bool) -> float | None:

@@ -23,7 +23,7 @@ from sbiflow.integrate.tempering import ess
 from sbiflow.integrate.values import Values
 from sbiflow.pareto import psis_khat
 
-_PHASES = ("explore", "grid", "anneal", "flow", "final")
+_ENOUGH_NETS = 8
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Sample:
     """A batch of R nets with their values; rows of one net are contiguous.
 
     `variance` is that of the estimate, times n, in units of the integral of |f|: the relative variance per evaluation,
-    as the nets show it. It is below that of the weights where the integrand is smooth on the net.
+    as the nets show it. It is below that of the weights where the integrand is smooth on the net. `seconds` is
+    the time to draw, without the integrand's.
     """
 
     latent: Tensor
@@ -40,6 +41,7 @@ class Sample:
     part: Tensor
     values: Values
     nets: int
+    seconds: float
 
     @property
     def log_weights(self) -> Tensor:
@@ -58,7 +60,11 @@ class Sample:
         if not math.isfinite(top):
             return math.inf
         size = float((self.log_weights - top).exp().mean())
-        return float(self.net_means(top)[:, 0].var()) / size**2 * len(self.y) / self.nets
+        return (
+            float(self.net_means(top)[:, 0].var()) / size**2 * len(self.y) / self.nets
+            if self.nets > 1
+            else math.inf
+        )
 
 
 @dataclass
@@ -74,7 +80,6 @@ class Run:
     replay: Replay = field(default_factory=Replay)
     iterations: list[Iteration] = field(default_factory=list)
     drawn: int = 0
-    seconds_last_fit: float = 0.0
     skipped_steps: int = 0
 
     @property
@@ -86,12 +91,15 @@ class Run:
         """At most n points in at least `nets` (of 2^k points each) from the proposal, evaluated."""
         size = floor_log2(max(n // nets, 1))
         count = max(n >> size, 1)
+        start, inside = time.perf_counter(), self.integrand.seconds
         keys = range(self.drawn, self.drawn + count)
         points = torch.cat([net(size, self.proposal.dim + 1, self.seed, key) for key in keys])
         self.drawn += count
         points = points.to(self.device)
         y, log_q, part = self.proposal.draw(points)
-        return Sample(points[:, :-1], y, log_q, part, self.integrand(y), count)
+        values = self.integrand(y)
+        seconds = time.perf_counter() - start - (self.integrand.seconds - inside)
+        return Sample(points[:, :-1], y, log_q, part, values, count, seconds)
 
     def step(self, phase: str, n: int, nets: int, beta: float = 1.0, seconds: float = 0.0) -> Sample:
         """Draw for training: remembered in the replay and in the table. `seconds` were spent to prepare it."""
@@ -122,13 +130,14 @@ class Run:
 
 
 def iteration(phase: str, sample: Sample, beta: float, seconds: float) -> Iteration:
-    """The line of the table for one sample; its sdev is that of independent points, from the weights."""
+    """The line of the table for one sample; its sdev is from the spread of the nets, of the weights if they are few."""
     log_w, n = sample.log_weights, len(sample.y)
     top = float(log_w.max())
     if not math.isfinite(top):
         return Iteration(phase, n, 0.0, math.inf, -math.inf, 0.0, math.nan, beta, seconds)
     w = sample.values.sign * (log_w - top).exp()
-    mean, sdev = float(w.mean()), float(w.std()) / math.sqrt(n)
+    means = w.reshape(sample.nets, -1).mean(1) if sample.nets >= _ENOUGH_NETS else w
+    mean, sdev = float(w.mean()), float(means.std()) / math.sqrt(len(means))
     log_mean = math.log(abs(mean)) + top if mean else -math.inf
     return Iteration(
         phase=phase,
