@@ -107,8 +107,7 @@ def adapt_flow(run: Run, bar: Progress, trained: bool) -> Cost:
             chart.lay_grid()
     learner = Learner(run.proposal, config, torch_generator(run.seed, _LEARN_KEY))
     learner.whitened = trained
-    evaluations = config.train_share * budget
-    steps = int(config.effort * max(config.rows, 3 * evaluations) / config.batch)
+    steps = config.steps(run.proposal.dim, config.train_share * budget)
     per_round = max(int(_ROUND_ROWS * steps / config.rounds), 1)
     n = max(_round_size(run), min(_SMALLEST_ROUND, run.integrand.remaining // 4))
     last = run.replay.recent()
@@ -140,7 +139,7 @@ def warm_start(run: Run, y: Tensor) -> None:
         chart.lay_grid()
     learner = Learner(run.proposal, run.config, torch_generator(run.seed, _LEARN_KEY, 1))
     run.replay.add(y, zero, zero)
-    steps = int(run.config.effort * max(run.config.rows, 10 * len(y)) / run.config.batch / 2)
+    steps = run.config.steps(run.proposal.dim, len(y)) // 2
     learner.fit(run.replay.batches, 1.0, 0.0, likelihood, steps, falling)
     run.replay.batches.clear()
     run.proposal.use_flow(True)

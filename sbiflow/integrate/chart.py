@@ -1,8 +1,12 @@
 """One channel of the proposal: from the unit cube of the domain to the flow's base and back.
 
-    y (cube) -- user's map --> c (cube) -- grid --> g (cube) -- probit --> z -- whitening --> v -- flow --> base
+    y (cube) -- user's map --> c (cube) -- grid --> g (cube) -- stretch --> z -- whitening --> v -- flow --> base
 
-Axes that are periodic skip probit and whitening: there z is a phase in [-π, π) and the flow uses circular splines.
+The stretch is z = 2 asinh(probit(g) / 2). With the probit alone an integrand that does not vanish at a face of the cube
+has the tail of a standard normal there, and a flow of any narrower scale would have a lighter one: weights without
+bound, from mass close to the faces that no draw finds. The asinh makes the integrand's tail lighter than every normal.
+
+Axes that are periodic skip stretch and whitening: there z is a phase in [-π, π) and the flow uses circular splines.
 The flow runs in float32, everything around it in float64; each density belongs to the rounded point that is
 evaluated, so rounding costs no accuracy, only evenness of the net.
 """
@@ -25,6 +29,7 @@ Map = Callable[[Tensor], tuple[Tensor, Tensor]]
 _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 _LOG_2PI = math.log(2 * math.pi)
 _INSIDE = 1e-15  # distance from the faces of the cube at which the probit is cut
+_BEND = 2.0  # where the stretch leaves the probit, in its standard deviations
 _RIDGE = 1e-6  # added to the covariance of z, in units of the base
 _PEAKED = 10.0  # marginal density over that of a Gaussian as wide
 _ROWS = 16_384
@@ -119,15 +124,17 @@ class Chart(nn.Module):
     def _stretch(self, g: Tensor) -> tuple[Tensor, Tensor]:
         z = 2 * math.pi * (g - 0.5)
         normal = torch.special.ndtri(g[:, self.real].clamp(_INSIDE, 1 - _INSIDE))
-        z[:, self.real] = normal
-        phases = z.shape[1] - len(self.real)
-        return z, (0.5 * normal * normal + _LOG_ROOT_2PI).sum(1) + phases * _LOG_2PI
+        z[:, self.real] = _BEND * torch.asinh(normal / _BEND)
+        log_slope = 0.5 * normal * normal + _LOG_ROOT_2PI - 0.5 * torch.log1p((normal / _BEND) ** 2)
+        return z, log_slope.sum(1) + (z.shape[1] - len(self.real)) * _LOG_2PI
 
     def _from_z(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z -> y and log |dz/dy|, at the y that is returned."""
+        """z -> y and log |dz/dy|, at the y that is returned; inf beyond the cut, where a weight has to be zero."""
         g = wrap(z) / (2 * math.pi) + 0.5
-        g[:, self.real] = torch.special.ndtr(z[:, self.real]).clamp(_INSIDE, 1 - _INSIDE)
-        log_probit = self._stretch(g)[1]
+        inner = torch.special.ndtr(_BEND * torch.sinh(z[:, self.real] / _BEND))
+        g[:, self.real] = inner.clamp(_INSIDE, 1 - _INSIDE)
+        beyond = ((inner < _INSIDE) | (inner > 1 - _INSIDE)).any(1)
+        log_probit = torch.where(beyond, math.inf, self._stretch(g)[1])
         c, log_slope = self.first.to_cube(g)
         return self._mapped(c, log_slope + log_probit)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sbiflow.flows import FlowConfig
 
 METHODS = ("auto", "grid", "flow")
+_FEW_AXES = 3  # up to here a step of training is cheap, and structure is fine in proportion to the axes
 
 
-def _flow() -> FlowConfig:
-    return FlowConfig("spline_autoregressive", layers=2, hidden=64, blocks=1, bins=16, start="prior")
+def default_flow(dim: int) -> FlowConfig:
+    """Autoregressive splines, which take two modes or a ridge in one layer, where couplings need many."""
+    bins = 16 if dim <= _FEW_AXES else 10
+    return FlowConfig("spline_autoregressive", layers=2, hidden=64, blocks=1, bins=bins, start="prior")
 
 
 @dataclass(frozen=True)
@@ -20,15 +23,14 @@ class IntegratorConfig:
 
     Attributes:
         method: "auto" tries the flow and keeps what measures the smaller variance; "grid" or "flow" decide.
-        flow: the flow of every channel. Autoregressive splines take two modes or a ridge in one layer, where
-            couplings need many.
+        flow: the flow of every channel; None: `default_flow`.
         grid_bins, grid_iterations, grid_share: bins per axis, refinements of the grid, and their share of the budget.
         train_share: share of the budget that is spent before the estimate, the grid included; more is spent (up to
             `most_share`) only while annealing has not arrived at the integrand.
         most_share: see train_share.
         rounds: draws from the flow in training, of equal size.
-        rows: training rows at the least, and per evaluation in training (three); both are multiplied by `effort`.
-        effort: see rows; 2 trains twice as long on the same evaluations.
+        rows: training rows, or two per evaluation in training if that is more; up to twice as many below 8 axes.
+        effort: factor on the rows; 2 trains twice as long on the same evaluations.
         batch, rate: rows per step and learning rate.
         tail_share, tail_power: this share of the training rows follows |f|^tail_power instead of |f|, so that the
             flow learns the tails, where a proposal that is too small ruins the estimate.
@@ -38,7 +40,7 @@ class IntegratorConfig:
     """
 
     method: str = "auto"
-    flow: FlowConfig = field(default_factory=_flow)
+    flow: FlowConfig | None = None
     grid_bins: int = 50
     grid_iterations: int = 5
     grid_share: float = 0.06
@@ -71,4 +73,9 @@ class IntegratorConfig:
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> IntegratorConfig:
         """From what `dataclasses.asdict` made of one, and JSON of that."""
-        return cls(**(spec | {"flow": FlowConfig.from_spec(spec["flow"])}))
+        return cls(**(spec | {"flow": spec["flow"] and FlowConfig.from_spec(spec["flow"])}))
+
+    def steps(self, dim: int, evaluations: float) -> int:
+        """Training steps for D axes and so many evaluations in training."""
+        rows = max(self.rows, 2 * evaluations) * min(max(8 / dim, 1.0), 2.0)
+        return int(self.effort * rows / self.batch)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sbiflow.integrate.chart import Base, Channel, Chart, Map
-from sbiflow.integrate.config import IntegratorConfig
+from sbiflow.integrate.config import IntegratorConfig, default_flow
 from sbiflow.integrate.domain import Domain
 
 _MIN_SHARE = 0.01  # of a channel; of a tenth of all if there are many
@@ -30,7 +30,7 @@ class Proposal(nn.Module):
         base = Base(domain.periodic, config.wide_share, config.wide_scale)
         maps: list[tuple[Map | None, Map | None]] = [_cube_maps(domain, own) for own in channels]
         self.charts = nn.ModuleList(
-            Chart(domain.periodic, config.grid_bins, config.flow, base, *pair)
+            Chart(domain.periodic, config.grid_bins, config.flow or default_flow(domain.dim), base, *pair)
             for pair in maps or [(None, None)]
         )
         self.logits = nn.Parameter(torch.zeros(len(self.charts), dtype=torch.float64))
