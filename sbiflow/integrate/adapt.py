@@ -32,7 +32,10 @@ _LEARN_KEY = 0x4C52
 
 @dataclass(frozen=True)
 class Cost:
-    """What a proposal costs: relative variance per evaluation, time per draw, and once (evaluations and seconds)."""
+    """What a proposal costs: relative variance per evaluation, time per draw, and once (evaluations and seconds).
+
+    Times are without the integrand's.
+    """
 
     variance: float = math.inf
     per_draw: float = math.nan
@@ -101,7 +104,7 @@ def adapt_flow(run: Run, bar: Progress, trained: bool) -> Cost:
         trained: the flows already know a target of this kind (a second call, a warm start).
     """
     config, budget = run.config, run.used + run.integrand.remaining
-    before, begin = run.used, time.perf_counter()
+    before, begin = run.used, time.perf_counter() - run.integrand.seconds
     if not trained:
         for chart in run.proposal.parts:
             chart.lay_grid()
@@ -127,7 +130,9 @@ def adapt_flow(run: Run, bar: Progress, trained: bool) -> Cost:
         last_steps = steps - int(_ROUND_ROWS * steps)
         learner.fit(run.replay.all(), 1.0, run.replay.log_integral(), variance, last_steps, falling)
     run.skipped_steps = learner.skipped
-    return replace(found, evaluations=run.used - before, seconds=time.perf_counter() - begin)
+    return replace(
+        found, evaluations=run.used - before, seconds=time.perf_counter() - run.integrand.seconds - begin
+    )
 
 
 def warm_start(run: Run, y: Tensor) -> None:

@@ -43,7 +43,9 @@ class Grid(nn.Module):
         """
         widths = edges.diff(dim=1).clamp(min=_MIN_WIDTH)
         edges = torch.cat([torch.zeros_like(edges[:, :1]), widths.cumsum(1)], 1)
-        edges = edges / edges[:, -1:]
+        self._use(edges / edges[:, -1:])
+
+    def _use(self, edges: Tensor) -> None:
         width = edges.diff(dim=1)
         mean = 1 / (self.bins * width)
         (left, right), (low, high) = (width[:, :-1], width[:, 1:]), (mean[:, :-1], mean[:, 1:])
@@ -56,7 +58,7 @@ class Grid(nn.Module):
 
     def _load_from_state_dict(self, *args: object) -> None:  # the slopes follow from the edges
         super()._load_from_state_dict(*args)
-        self.set_edges(self.edges.clone())
+        self._use(self.edges.clone())
 
     def _at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         start = self.edges.gather(1, index)

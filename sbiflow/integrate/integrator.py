@@ -153,9 +153,8 @@ class Integrator:
             self.adapted = True
             used = flow if self.proposal.learned else grid
             found = estimate(run, bar, used.variance, rtol, atol)
-            return found, break_even(
-                grid, flow, run.integrand.remaining
-            ) if self.proposal.learned else math.nan
+            n_final = sum(len(part) for part in found.log_weights)
+            return found, break_even(grid, flow, n_final) if self.proposal.learned else math.nan
 
     def _fresh(self, seed: int) -> None:
         """Weights of the flow from the seed."""

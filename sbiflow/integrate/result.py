@@ -1,8 +1,8 @@
 """What an integration answers: the value with its error, how it came about, and whether to believe it.
 
-The names are those of vegas: `mean`, `sdev`, `chi2`, `dof`, `Q`. chi2 compares the iterations that enter the
-estimate with one another; mass that all of them missed does not show in it, so `reliable` and `verdict` come
-from the weights as well (`IntegralDiagnostics`).
+The names are those of vegas: `mean`, `sdev`, `chi2`, `dof`, `Q`. chi2 compares the estimate with those of the
+training draws, which came from other proposals; mass that all of them missed does not show in it, so `reliable` and
+`verdict` come from the weights as well (`IntegralDiagnostics`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class IntegralResult:
         covariance: of the K means, (K, K).
         log_mean: ln |mean| of component 0.
         log_sdev: error of `log_mean`, i.e. the relative error of component 0.
-        chi2, dof, Q: consistency of the final iterations; Q is the probability of a larger chi2, NaN if dof = 0.
+        chi2, dof, Q: consistency with the dof training draws that knew the integrand; Q is the probability of a larger
+            chi2, NaN if dof = 0.
         n_evals: evaluations of f in all, training included.
         n_train: those of them that trained the proposal and do not enter the estimate.
         diagnostics: figures of the weights.

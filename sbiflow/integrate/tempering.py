@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-_RATIO = 0.87
-_STEPS = 100  # down to 10^-6
+_BETAS = [0.87**k for k in range(480)]  # to 1e-29: a log f may span that much
+_TIE = 1 - 1e-9
 
 
 def tempered(log_f: Tensor, log_q: Tensor, beta: float) -> Tensor:
@@ -32,15 +32,14 @@ def highest_beta(log_f: Tensor, log_q: Tensor, share: float) -> float:
     """The largest β <= 1 whose weights are worth `share` of the points at which f is not zero.
 
     Where q is already concentrated the ESS has a maximum in β, below which it falls again: the search goes down from
-    one, and settles for the maximum if that is not worth `share`.
+    one, and settles for the maximum (the smallest such β) if that is not worth `share`.
     """
     wanted = share * float((log_f > -math.inf).sum())
-    betas = [_RATIO**k for k in range(_STEPS)]
-    best, best_ess = betas[-1], 0.0
-    for beta in betas:
+    best, best_ess = _BETAS[-1], 0.0
+    for beta in _BETAS:
         found = ess(tempered(log_f, log_q, beta))
         if found >= wanted:
             return beta
-        if found > best_ess:
-            best, best_ess = beta, found
+        if found >= best_ess * _TIE:
+            best, best_ess = beta, max(found, best_ess)
     return best
