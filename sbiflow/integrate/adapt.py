@@ -58,6 +58,12 @@ def break_even(grid: Cost, flow: Cost, n: int) -> float:
     return max((n * flow.per_draw + flow.seconds - rival * grid.per_draw) / fewer, 0.0)
 
 
+def _cost(run: Run, sample: Sample) -> Cost:
+    """Of going on as for this sample, in the nets of the final estimate."""
+    points = (1 - run.config.train_share) * (run.used + run.integrand.remaining) / run.config.replicas
+    return Cost(sample.variance(points), sample.seconds / len(sample.y))
+
+
 def adapt_grid(run: Run, bar: Progress) -> Cost:
     """Refine the grids."""
     config, budget = run.config, run.used + run.integrand.remaining
@@ -66,7 +72,7 @@ def adapt_grid(run: Run, bar: Progress) -> Cost:
     found, index, hits = Cost(), 0, 0
     while index < rounds or (hits < _FEWEST_HITS and run.used + n <= config.train_share * budget):
         sample = run.step("grid" if index else "explore", n, _NETS)
-        found, index = Cost(sample.variance, sample.seconds / len(sample.y)), index + 1
+        found, index = _cost(run, sample), index + 1
         hits += len(run.replay.batches[-1].y)
         run.tell(bar, "grid")
         if index < rounds:
@@ -123,7 +129,7 @@ def adapt_flow(run: Run, bar: Progress, trained: bool) -> Cost:
             learner.fit(batches, beta, 0.0, likelihood, per_round, settling)
             run.proposal.use_flow(True)
         sample = run.step("flow" if beta == 1.0 else "anneal", n, _NETS, beta, time.perf_counter() - start)
-        found, done = Cost(sample.variance, sample.seconds / len(sample.y)), done + 1
+        found, done = _cost(run, sample), done + 1
         beta = highest_beta(sample.values.log_abs, sample.log_q, _FLOW_ESS)
         run.tell(bar, "flow", f"beta {beta:.2g}, ESS {run.iterations[-1].ess:.0%}")
     if run.replay.all():

@@ -41,7 +41,6 @@ _EXPLORED_ROWS = 100_000
 _HEAVY = 10.0  # times the mean: no net resolves weights above it
 _GROWTH_STEP = 16
 _ROUNDING = 1e-12
-_EQUAL = 1e-9  # log-weights that differ by less are equal
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Explored:
     """What the evaluations of training say of the final proposal.
 
     Attributes:
-        missed: share of ∫|f| at points whose weight exceeds every weight of the estimate.
+        missed: share of ∫|f| at points whose weight exceeds every weight of the estimate and ten times their mean.
         tail_error: relative error from weights above ten times the mean, beyond what the estimate's own points show.
     """
 
@@ -108,6 +107,7 @@ def explored(run: Run, log_w: Tensor) -> Explored:
     if not batches or not bool((log_w > -math.inf).any()):
         return Explored(math.nan, math.nan)
     n, log_size = len(log_w), float(log_w.logsumexp(0)) - math.log(len(log_w))
+    heavy = log_size + math.log(_HEAVY)
     drawn = sum(batch.n for batch in run.replay.batches)
     stride = -(-sum(len(batch.y) for batch in batches) // _EXPLORED_ROWS)
     missed = second = 0.0
@@ -115,9 +115,9 @@ def explored(run: Run, log_w: Tensor) -> Explored:
         y, log_f, log_q = batch.y[::stride], batch.log_f[::stride], batch.log_q[::stride]
         ratio = log_f - run.proposal.log_prob(y)
         mass = (log_f - log_q - log_size).exp() * (len(batch.y) / len(y) / drawn)
-        missed += float(mass[ratio > float(log_w.max()) + _EQUAL].sum())
-        second += float((mass * (ratio - log_size).exp())[ratio > log_size + math.log(_HEAVY)].sum())
-    own = log_w[log_w > log_size + math.log(_HEAVY)]
+        missed += float(mass[ratio > max(float(log_w.max()), heavy)].sum())
+        second += float((mass * (ratio - log_size).exp())[ratio > heavy].sum())
+    own = log_w[log_w > heavy]
     shown = float((2 * (own - log_size)).exp().sum()) / n
     return Explored(missed, math.sqrt(max(second - shown, 0.0) / n))
 

@@ -304,9 +304,9 @@ def integrate(
 ) -> IntegralResult:
     """`Integrator(bounds, ...)(f, budget, seed=..., ...)`: see there.
 
-    >>> result = integrate(lambda x: (x**2).sum(axis=1), [(0, 1)] * 2, budget=2000, seed=1, progress=False)
-    >>> print(f"{result.mean:.3f}", result.verdict.split(":")[0])
-    0.667 Trustworthy
+    >>> result = integrate(lambda x: (x**2).sum(axis=1), [(0, 1)] * 2, budget=20_000, seed=1, progress=False)
+    >>> print(f"{result.mean:.4f}", result.verdict.split(":")[0])
+    0.6667 Trustworthy
     """
     own = Integrator(
         bounds, periodic=periodic, channels=channels, config=config, device=device, scales=scales

@@ -30,9 +30,7 @@ _ENOUGH_NETS = 8
 class Sample:
     """A batch of R nets with their values; rows of one net are contiguous.
 
-    `variance` is that of the estimate, times n, in units of the integral of |f|: the relative variance per evaluation,
-    as the nets show it. It is below that of the weights where the integrand is smooth on the net. `seconds` is
-    the time to draw, without the integrand's.
+    `seconds` is the time to draw, without the integrand's.
     """
 
     latent: Tensor
@@ -53,18 +51,21 @@ class Sample:
         weights = self.values.over(self.log_q + log_unit)
         return weights.reshape(self.nets, -1, weights.shape[1]).mean(1)
 
-    @property
-    def variance(self) -> float:
-        """See the class; inf if every weight is zero."""
+    def variance(self, points: float) -> float:
+        """Relative variance per evaluation in nets of so many points: that of an estimate, times n, over (∫|f|)².
+
+        Extrapolated as a power of the size of a net, from single points to the nets at hand. inf if unknown.
+        """
         top = float(self.log_weights.max())
-        if not math.isfinite(top):
+        if not math.isfinite(top) or self.nets < 2:
             return math.inf
-        size = float((self.log_weights - top).exp().mean())
-        return (
-            float(self.net_means(top)[:, 0].var()) / size**2 * len(self.y) / self.nets
-            if self.nets > 1
-            else math.inf
-        )
+        weights, size = self.values.over(self.log_q + top)[:, 0], len(self.y) / self.nets
+        scale = float(weights.abs().mean()) ** 2
+        alone, here = float(weights.var()) / scale, float(self.net_means(top)[:, 0].var()) / scale * size
+        if not (here > 0 and size > 1):
+            return here
+        power = min(max(math.log(alone / here) / math.log(size), 0.0), 1.0)
+        return alone * max(points, 1.0) ** -power
 
 
 @dataclass
