@@ -16,6 +16,15 @@ from sbiflow.calibration import (
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.ensemble import Ensemble
 from sbiflow.flows import FlowConfig
+from sbiflow.integrate import (
+    Channel,
+    IntegralResult,
+    Integrator,
+    IntegratorConfig,
+    evidence,
+    integrate,
+    with_histogram,
+)
 from sbiflow.posterior import Posterior
 from sbiflow.priors import (
     Cosine,
@@ -37,10 +46,14 @@ from sbiflow.training import Member, TrainConfig, default_members, train, train_
 
 __all__ = [
     "CalibrationReport",
+    "Channel",
     "Cosine",
     "EmbeddingConfig",
     "Ensemble",
     "FlowConfig",
+    "IntegralResult",
+    "Integrator",
+    "IntegratorConfig",
     "LogNormal",
     "LogUniform",
     "Member",
@@ -62,6 +75,8 @@ __all__ = [
     "default_members",
     "draw_pairs",
     "emcee_reference",
+    "evidence",
+    "integrate",
     "isotropic_direction",
     "local_c2st",
     "marginal_jsd",
@@ -73,4 +88,5 @@ __all__ = [
     "simulator_from_function",
     "train",
     "train_ensemble",
+    "with_histogram",
 ]

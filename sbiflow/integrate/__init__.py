@@ -2,6 +2,7 @@
 
 from sbiflow.integrate.chart import Channel
 from sbiflow.integrate.config import IntegratorConfig
+from sbiflow.integrate.evidence import evidence
 from sbiflow.integrate.histogram import with_histogram
 from sbiflow.integrate.integrator import Integrator, integrate
 from sbiflow.integrate.points import UnweightedPoints, WeightedPoints
@@ -14,6 +15,7 @@ __all__ = [
     "IntegratorConfig",
     "UnweightedPoints",
     "WeightedPoints",
+    "evidence",
     "integrate",
     "with_histogram",
 ]

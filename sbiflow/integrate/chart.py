@@ -161,7 +161,8 @@ class Chart(nn.Module):
         mean = share @ part
         away = part - mean
         covariance = (away * share[:, None]).T @ away
-        noise = len(self.real) * float((share * share).sum())  # few effective points: nearer to a diagonal
+        # few effective points: nearer to a diagonal; many: the narrowest ridge is followed
+        noise = (len(self.real) * float((share * share).sum())) ** 2
         diagonal = covariance.diagonal()
         self.mean.copy_(mean)
         self.factor.copy_(torch.linalg.cholesky(covariance + (noise * diagonal + _RIDGE).diag()))

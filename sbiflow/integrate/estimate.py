@@ -83,7 +83,7 @@ def estimate(run: Run, bar: Progress, variance: float, rtol: float, atol: float)
         mean, sdev = abs(float(means.mean())), float(means.std()) / math.sqrt(len(means))
         run.tell(bar, "final", f"± {sdev / mean:.1e}" if mean else "")
         limit = max(atol * math.exp(min(-found.log_unit, 700.0)), rtol * mean)
-        if (rtol or atol) and len(means) >= _FEWEST and sdev <= limit:
+        if len(means) >= _FEWEST and limit > 0 and sdev <= limit:
             break
     return found
 

@@ -91,7 +91,7 @@ class Integrator:
         f: Callable[[Any], Any],
         budget: float = 1_000_000,
         *,
-        seed: int,
+        seed: int = 0,
         rtol: float = 0.0,
         atol: float = 0.0,
         log: bool = False,
@@ -113,7 +113,8 @@ class Integrator:
             calls: "numpy", "torch", "scalar", or "auto" to find out.
             nonfinite: "zero": NaN and inf count as zero and are reported; "raise".
             executor: any concurrent.futures.Executor to evaluate batches on.
-            start: (m, D) points distributed roughly as |f| (posterior draws, a Markov chain): a warm start.
+            start: (m, D) points distributed roughly as |f| (posterior draws, a Markov chain): a warm start of the
+                flow; method "grid" makes no use of it.
             progress: show a bar.
 
         Raises:
@@ -132,15 +133,19 @@ class Integrator:
         if not self.adapted:
             self._fresh(seed)
         run = Run(self.proposal, integrand, self.config, seed, self.device, progress, drawn=self._drawn)
-        found, even = self._integrate(run, rtol, atol, begun)
-        self._drawn, self._f, self._options = run.drawn, f, (log, integrand.calls, nonfinite)
+        try:
+            found, even = self._integrate(run, rtol, atol, begun)
+        finally:
+            self._drawn = run.drawn  # what was interrupted has trained on them too
+        self._f, self._options = f, (log, integrand.calls, nonfinite)
         return self._result(run, found, even, time.perf_counter() - begin)
 
     def _integrate(self, run: Run, rtol: float, atol: float, start: Tensor | None) -> tuple[Estimate, float]:
         """The final stage, and the break-even time."""
         with run.progress() as bar:
+            only_grid = run.config.method == "grid"
             trained = self.adapted and self.proposal.learned
-            if start is not None:
+            if start is not None and not only_grid:
                 warm_start(run, start)
                 trained = True
             grid, flow = Cost(), Cost()
@@ -220,7 +225,7 @@ class Integrator:
         other.proposal = copy.deepcopy(self.proposal)
         return other
 
-    def sample(self, n: int, seed: int) -> WeightedPoints:
+    def sample(self, n: int, seed: int = 0) -> WeightedPoints:
         """n independent points from the proposal, with f evaluated there (here, and not counted in any budget).
 
         Raises:
@@ -239,7 +244,7 @@ class Integrator:
         unit = float((values.log_scale - log_q).max())
         unit = unit if abs(unit) > 600 and math.isfinite(unit) else 0.0
         weights = values.over(log_q + unit)
-        own = weights * (log_q - values.log_jacobian).exp()[:, None]  # f itself, over exp(unit)
+        own = values.over(values.log_jacobian + unit)  # f itself, over exp(unit)
         return WeightedPoints(
             values.x,
             own[:, 0] if own.shape[1] == 1 else own,
@@ -248,7 +253,7 @@ class Integrator:
             unit,
         )
 
-    def unweight(self, n: int, seed: int, **options: Any) -> UnweightedPoints:
+    def unweight(self, n: int, seed: int = 0, **options: Any) -> UnweightedPoints:
         """n unweighted points; options of `unweight_from`: w_max, overweight_share, max_tried."""
         return unweight_from(self.sample, n, seed, **options)
 
@@ -294,7 +299,7 @@ def integrate(
     bounds: Any,
     budget: float = 1_000_000,
     *,
-    seed: int,
+    seed: int = 0,
     periodic: Sequence[int] = (),
     channels: Sequence[Channel] = (),
     config: IntegratorConfig | None = None,

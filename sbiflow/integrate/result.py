@@ -46,11 +46,11 @@ class Ratio:
 class Sampler(Protocol):
     """What draws from the proposal that was trained for the integral: the Integrator."""
 
-    def sample(self, n: int, seed: int) -> WeightedPoints:
+    def sample(self, n: int, seed: int = 0) -> WeightedPoints:
         """n weighted points."""
         ...
 
-    def unweight(self, n: int, seed: int, **options: Any) -> UnweightedPoints:
+    def unweight(self, n: int, seed: int = 0, **options: Any) -> UnweightedPoints:
         """n unweighted points."""
         ...
 
@@ -157,11 +157,11 @@ class IntegralResult:
         slope = np.array([1.0, -r])
         return Ratio(r, math.sqrt(max(float(slope @ covariance @ slope), 0.0)))
 
-    def sample(self, n: int, seed: int) -> WeightedPoints:
+    def sample(self, n: int, seed: int = 0) -> WeightedPoints:
         """n points from the trained proposal with their weights f/q: `Integrator.sample`."""
         return self._sampler().sample(n, seed)
 
-    def unweight(self, n: int, seed: int, **options: Any) -> UnweightedPoints:
+    def unweight(self, n: int, seed: int = 0, **options: Any) -> UnweightedPoints:
         """n points distributed as |f|: `Integrator.unweight`."""
         return self._sampler().unweight(n, seed, **options)
 

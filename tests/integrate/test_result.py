@@ -17,7 +17,7 @@ from sbiflow.integrate.result import IntegralDiagnostics, IntegralResult, Iterat
 INF, NAN = math.inf, math.nan
 DIAGNOSTICS = IntegralDiagnostics(
     n=400_000, n_zero=12, n_nan=0, n_inf=0, ess=231_000.0, efficiency=0.5775, khat=0.21,
-    max_weight_share=1e-5, unseen_share=1e-4, missed_share=0.0, ess_growth=1.0,
+    max_weight_share=1e-5, unseen_share=1e-4, missed_share=0.0, tail_error=0.0, ess_growth=1.0,
 )  # fmt: skip
 ITERATIONS = (
     Iteration("explore", 50_000, 0.91, INF, math.log(0.91), 0.0004, INF, 1.0, 0.31),
