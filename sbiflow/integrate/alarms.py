@@ -41,6 +41,7 @@ _EXPLORED_ROWS = 100_000
 _HEAVY = 10.0  # times the mean: no net resolves weights above it
 _GROWTH_STEP = 16
 _ROUNDING = 1e-12
+_ALL = 1.0  # a hidden error is not put above the whole integral
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,30 @@ class Consistency:
     Q: float
 
 
-def consistency(log_mean: float, log_sdev: float, iterations: tuple[Iteration, ...]) -> Consistency:
-    """Compare with the training rounds that drew from a proposal for the integrand itself (β = 1)."""
-    known = [
-        it
-        for it in iterations
-        if it.beta == 1.0 and it.phase != "final" and it.ess > _COMPARABLE_ESS and it.khat < FINITE_VARIANCE
-    ]
+def consistency(
+    log_mean: float, log_sdev: float, iterations: tuple[Iteration, ...], sign: float = 1.0
+) -> Consistency:
+    """Compare with the training rounds that drew from a proposal for the integrand itself (β = 1).
+
+    `log_mean` is the logarithm of the estimate's modulus, `log_sdev` its relative error, `sign` its sign.
+    """
+    known = [it for it in iterations if _comparable(it)]
     if not known or not math.isfinite(log_mean):
         return Consistency(0.0, 0, math.nan)
-    ratios = torch.tensor([0.0] + [it.log_mean - log_mean for it in known], dtype=torch.float64).exp()
-    errors = torch.tensor([max(log_sdev, _ROUNDING)] + [max(it.log_sdev, _ROUNDING) for it in known]) * ratios
-    weights = errors.double() ** -2
-    centre = (weights * ratios).sum() / weights.sum()
-    total = float((weights * (ratios - centre) ** 2).sum())
+    pairs = [(sign, log_sdev)]
+    for it in known:
+        size = math.exp(min(it.log_mean - log_mean, 300.0))
+        pairs.append((math.copysign(size, it.mean), it.log_sdev * size))
+    values, errors = torch.tensor(pairs, dtype=torch.float64).T
+    weights = errors.clamp(min=_ROUNDING) ** -2
+    centre = (weights * values).sum() / weights.sum()
+    total = float((weights * (values - centre) ** 2).sum())
     return Consistency(total, len(known), float(chi2.sf(total, len(known))))
+
+
+def _comparable(it: Iteration) -> bool:
+    own = it.beta == 1.0 and it.phase != "final" and it.ess > _COMPARABLE_ESS and it.khat < FINITE_VARIANCE
+    return own and math.isfinite(it.log_mean)
 
 
 def diagnose(run: Run, log_w: Tensor) -> IntegralDiagnostics:
@@ -184,7 +194,7 @@ def hidden_error(figures: IntegralDiagnostics) -> float:
     spread tells its error), and the tail that exploration knows.
     """
     share = figures.unseen_share if figures.khat > THIRD_MOMENT else 0.0
-    parts = [part for part in (share, figures.tail_error) if math.isfinite(part)]
+    parts = [min(part, _ALL) for part in (share, figures.tail_error) if not math.isnan(part)]
     return math.hypot(*parts)
 
 

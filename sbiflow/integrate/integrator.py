@@ -187,7 +187,7 @@ class Integrator:
         sdev = math.hypot(spread, hidden)
         error = sdev / abs(first) if first else math.inf
         log_mean = math.log(abs(first)) + found.log_unit if first else -math.inf
-        agreement = alarms.consistency(log_mean, error, tuple(run.iterations))
+        agreement = alarms.consistency(log_mean, error, tuple(run.iterations), math.copysign(1.0, first))
         text, reliable = alarms.verdict(figures, run.used, sdev / modulus if modulus else math.inf, agreement)
         scale = np.vectorize(lambda value, power: times_exp(value, power * found.log_unit), otypes=[float])
         means, sdevs = scale(mean.numpy(), 1), scale(covariance.diagonal().clamp(min=0).sqrt().numpy(), 1)
