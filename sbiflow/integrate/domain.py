@@ -19,6 +19,8 @@ from torch import Tensor
 from sbiflow.checks import as_tensor
 from sbiflow.integrate.infinite import shrink, stretch
 
+_SLACK = 1e-12
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -141,6 +143,15 @@ class Domain:
             u[:, axis], log_slope = shrink(x[:, axis], self.low[axis], self.high[axis], self.scale[axis])
             log_jacobian -= log_slope
         return u, log_jacobian
+
+    def snapped(self, x: Tensor) -> Tensor:
+        """x (n, D), with points that rounding has put beyond a limit, by 1e-12 of the width, on it."""
+        low, high = (
+            torch.tensor(ends, dtype=torch.float64, device=x.device) for ends in (self.low, self.high)
+        )
+        slack = _SLACK * torch.where(torch.isfinite(high - low), high - low, torch.tensor(self.scale).to(low))
+        rounded = (x >= low - slack) & (x <= high + slack)
+        return torch.where(rounded, x.clamp(low, high), x)
 
     def spec(self) -> dict[str, list[Any]]:
         """What `from_spec` needs, for strict JSON: null for an infinite limit."""

@@ -79,6 +79,7 @@ def estimate(run: Run, bar: Progress, variance: float, rtol: float, atol: float)
         nets = min(per_group, left)
         found.add(run.draw(nets << size, nets), time.perf_counter() - start)
         left -= nets
+        per_group *= 2 if rtol or atol else 1  # few steps also where the variance was underestimated
         means = found.net_means[:, 0]
         mean, sdev = abs(float(means.mean())), float(means.std()) / math.sqrt(len(means))
         run.tell(bar, "final", f"± {sdev / mean:.1e}" if mean else "")

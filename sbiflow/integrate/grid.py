@@ -35,6 +35,7 @@ class Grid(nn.Module):
         self.register_buffer("edges", edges)
         self.register_buffer("mean", torch.ones(dim, bins, dtype=torch.float64), persistent=False)
         self.register_buffer("slope", torch.ones_like(edges), persistent=False)
+        self._use(edges)
 
     def set_edges(self, edges: Tensor) -> None:
         """Take new edges (D, M + 1), rising from 0 to 1.

@@ -96,7 +96,7 @@ def _cube_maps(domain: Domain, channel: Channel) -> tuple[Map, Map]:
 
     def to_cube(c: Tensor) -> tuple[Tensor, Tensor]:
         x, log_forward = channel.forward(c)
-        y, log_back = domain.to_u(x)
+        y, log_back = domain.to_u(domain.snapped(x))
         return y, log_forward + log_back
 
     def from_cube(y: Tensor) -> tuple[Tensor, Tensor]:

@@ -122,3 +122,26 @@ def test_channels_are_given_again_when_loading(tmp_path):
     assert shares(loaded) == shares(integrator)
     results = [own(edge, 1000, seed=5, progress=False) for own in (integrator, loaded)]
     assert results[0].mean == results[1].mean
+
+
+def test_a_map_that_rounds_over_the_end_of_the_region():
+    """Log-uniform on (1e5, 1.1e5): exp(log 1.1e5) is above 1.1e5 by one unit in the last place, or below 1e5."""
+    low, high = 1e5, 1.1e5
+    start, span = math.log(low), math.log(high) - math.log(low)
+
+    def forward(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.exp(start + span * u) * (1 + 2e-16 * (u - 0.5).sign())
+        return x, (math.log(span) + x.log()).sum(1)
+
+    def inverse(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (x.log() - start) / span, -(math.log(span) + x.log()).sum(1)
+
+    integrator = Integrator([(low, high)] * 2, channels=(Channel(forward, inverse),), config=GRID)
+    proposal = integrator.proposal
+    points = torch.full((2, 3), 0.5, dtype=torch.float64)
+    points[0, :2], points[1, :2] = 1e-12, 1 - 1e-12
+    for learned in (False, True):
+        proposal.use_flow(learned)
+        proposal.parts[0].factor.copy_(3 * torch.eye(2, dtype=torch.float64))
+        y, log_q, _ = proposal.draw(points)
+        assert bool(((y >= 0) & (y <= 1)).all()) and not bool(log_q.isnan().any())

@@ -157,7 +157,7 @@ def test_training_lowers_divergence_and_variance(loss):
     )  # whitens, and a little more
     own.proposal.use_flow(True)
     before = figures(own, banana, BANANA)
-    own.fit(replay.batches, 1.0, replay.log_integral(), loss, 100, falling)
+    own.fit(replay.batches, 1.0, replay.log_integral(), loss, 60, falling)
     after = figures(own, banana, BANANA)
     assert after[0] < 0.5 * before[0] and after[1] < 0.5 * before[1]
     assert after[0] < 0.15 and own.skipped == 0
@@ -168,8 +168,7 @@ def test_the_variance_loss_learns_more_from_the_same_points_than_likelihood():
     found = {}
     for loss in (likelihood, variance):
         own, replay = learner(), replay_of(banana, n=1500)
-        own.fit(replay.batches, 1.0, replay.log_integral(), likelihood, 30, settling)
-        own.fit(replay.batches, 1.0, replay.log_integral(), loss, 150, falling)
+        own.fit(replay.batches, 1.0, replay.log_integral(), loss, 80, falling)
         own.proposal.use_flow(True)
         found[loss] = figures(own, banana, BANANA)[0]
     assert found[variance] < 0.8 * found[likelihood]
@@ -180,7 +179,7 @@ def test_tempered_targets_are_broader():
     replay = replay_of(banana)
     spreads = []
     for own, beta in ((wide, 0.1), (narrow, 1.0)):
-        own.fit(replay.batches, beta, 0.0, likelihood, 60, settling)
+        own.fit(replay.batches, beta, 0.0, likelihood, 30, settling)
         own.proposal.use_flow(True)
         y = own.proposal.draw(uniform(4000, 3, 4))[0]
         spreads.append(float(y[:, 0].quantile(0.84) - y[:, 0].quantile(0.16)))
