@@ -191,8 +191,8 @@ def main() -> None:
         __doc__ or "", model="", only=",".join(PROBLEMS), budget=30_000, observations=3, seeds=2
     )
     fast, seed = arguments.fast, arguments.seed
-    size = Size(20_000, 1_500, 10_000, arguments.budget, 0.3, arguments.observations, arguments.seeds)
-    size = Size(2_000, 100, 2_000, 4_000, 0.03, 1, 1) if fast else size
+    size = Size(20_000, 1_500, 10_000, arguments.budget, 1.0, arguments.observations, arguments.seeds)
+    size = Size(2_000, 100, 2_000, 4_000, 0.2, 1, 1) if fast else size
     names = PROBLEMS[1:3] if fast else arguments.only.split(",")
     if unknown := set(names) - set(PROBLEMS):
         raise SystemExit(f"--only: expected some of {', '.join(PROBLEMS)}, got {', '.join(sorted(unknown))}")

@@ -84,6 +84,8 @@ def _refine(run: Run, sample: Sample) -> None:
     log_f, log_q = sample.values.log_abs, sample.log_q
     beta = highest_beta(log_f, log_q, _GRID_ESS)
     log_size = 2 * tempered(log_f, log_q, beta)
+    if len(run.proposal.parts) > 1:
+        run.proposal.reweigh(sample.y, log_size / 2)
     for number, chart in enumerate(run.proposal.parts):
         rows = (sample.part == number).nonzero()[:, 0]
         chart.grid.refine(sample.latent[rows], log_size[rows])

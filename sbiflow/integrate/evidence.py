@@ -25,7 +25,6 @@ from sbiflow.priors import Prior
 from sbiflow.samples import WeightedSamples
 from sbiflow.transforms.bounded import normal_tails
 
-EFFORT = 0.3  # of the training: 10^4 draws bear no more, and their flow begins to repeat them
 _LOW, _HIGH = 2.0**-54, 1 - 2.0**-53  # ends of the open interval in which the prior's quantiles are defined
 _FACE = 1e-13  # doubles below 1 leave a posterior so close to a face of the cube no room
 _MOST_DRAWS = 50_000  # more would only take longer to learn
@@ -51,7 +50,7 @@ def evidence(
         budget: likelihoods at the most, training included.
         seed: the same seed, the same answer.
         prior, x: of the evidence; those of the draws, if they have any.
-        config: of the integrator; by default its own, with less training.
+        config: of the integrator.
         options: as for the call of an `Integrator`: rtol, executor, nonfinite, progress.
 
     Returns:
@@ -69,7 +68,6 @@ def evidence(
     check_finite(x, "x")
     start = _points(draws, prior, seed)
     wraps = prior.periodic.nonzero()[:, 0].tolist()
-    config = config or IntegratorConfig(effort=EFFORT)
     integrator = Integrator([(0.0, 1.0)] * prior.dim, periodic=wraps, config=config)
     target = CubeLikelihood(log_likelihood, prior, x)
     return integrator(target, budget, seed=seed, log=True, calls="torch", start=start, **options)

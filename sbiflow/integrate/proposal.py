@@ -17,6 +17,7 @@ from sbiflow.integrate.chart import Base, Channel, Chart, Map
 from sbiflow.integrate.config import IntegratorConfig, default_flow
 from sbiflow.integrate.domain import Domain
 
+_FAR = 700.0
 _MIN_SHARE = 0.01  # of a channel; of a tenth of all if there are many
 
 
@@ -67,6 +68,14 @@ class Proposal(nn.Module):
         """log q(y), (n,) float64, for y (n, D) in the unit cube."""
         own = torch.stack([chart.log_prob(y) for chart in self.parts])
         return self.with_defence(torch.logsumexp(own + self.log_shares[:, None], 0))
+
+    @torch.no_grad()
+    def reweigh(self, y: Tensor, log_w: Tensor) -> None:
+        """Shares α_c in proportion to α_c sqrt(∫ w² q_c), w = f/q at draws y from here (Kleiss & Pittau 1994)."""
+        own = torch.stack([chart.log_prob(y) for chart in self.parts])
+        part = torch.logsumexp(own + 2 * log_w - self.log_prob(y), 1)
+        if bool(part.max() > -math.inf):
+            self.logits.copy_((self.log_shares + 0.5 * part).clamp(min=-_FAR))
 
     @torch.no_grad()
     def draw(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
