@@ -97,7 +97,7 @@ class StandIn:
         return IntegralResult(
             mean=mean, sdev=sdev, covariance=np.array([[sdev**2]]), log_mean=math.log(abs(mean)),
             log_sdev=sdev / abs(mean), chi2=0.0, dof=0, Q=NAN, n_evals=1000, n_train=0,
-            diagnostics=IntegralDiagnostics(1000, 0, 0, 0, 900.0, 0.9, 0.1, 0.002, 0.0, 0.0, 1.0),
+            diagnostics=IntegralDiagnostics(1000, 0, 0, 0, 900.0, 0.9, 0.1, 0.002, 0.0, 0.0, 0.0, 1.0),
             verdict="Trustworthy." if self.reliable else "Do not use: a test.", reliable=self.reliable,
             warnings=(), iterations=(Iteration("final", 1000, mean, sdev, NAN, 0.9, 0.1, 1.0, 0.1),),
             seconds_integrand=0.1, seconds_flow=0.1, method="grid",

@@ -152,7 +152,8 @@ def warm_start(run: Run, y: Tensor) -> None:
         chart.lay_grid()
     learner = Learner(run.proposal, run.config, torch_generator(run.seed, _LEARN_KEY, 1))
     run.replay.add(y, zero, zero)
-    steps = run.config.steps(run.proposal.dim, len(y)) // 2
+    evaluations = run.config.train_share * run.integrand.remaining
+    steps = run.config.steps(run.proposal.dim, max(len(y), evaluations)) // 2
     learner.fit(run.replay.batches, 1.0, 0.0, likelihood, steps, falling)
     run.replay.batches.clear()
     run.proposal.use_flow(True)

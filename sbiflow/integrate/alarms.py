@@ -30,6 +30,7 @@ from sbiflow.verdict import FINITE_VARIANCE, MAX_NONFINITE, MIN_ESS
 
 MAX_UNSEEN = 0.02  # share of the integral expected beyond the largest weight above which nothing is known
 MAX_SHARE = 0.05  # of one weight in the sum
+EXCELLENT = 0.9  # efficiency above which k̂ alone is no reason: what is unseen is small, and counted
 MIN_GROWTH = 0.7  # exponent of the ESS in n; one where the variance exists
 MISSED_ERRORS = 3.0  # errors of the estimate that exploration may find to be missed
 LEAST_Q = (
@@ -151,7 +152,9 @@ def reasons(figures: IntegralDiagnostics, n_evals: int, error: float, agreement:
         found.append(f"the integrand was NaN or infinite at {bad:,} of {n_evals:,} points")
     if figures.ess == 0:
         return [*found, f"all of the {figures.n:,} final evaluations were zero: the integrand was not found"]
-    if not figures.khat < limit:
+    if (
+        not figures.khat < limit and figures.efficiency < EXCELLENT
+    ):  # else the tail is one of nearly equal weights
         found.append(
             f"Pareto k-hat {figures.khat:.2f} is not below {limit:.2f}: a few points decide the answer"
         )
@@ -205,7 +208,7 @@ def further_warnings(figures: IntegralDiagnostics, error: float) -> list[str]:
         found.append(
             f"the integrand was NaN at {figures.n_nan:,} and infinite at {figures.n_inf:,} points, which count as zero"
         )
-    if FINITE_VARIANCE < figures.khat < khat_limit(figures.n):
+    if FINITE_VARIANCE < figures.khat < math.inf:
         found.append(f"Pareto k-hat {figures.khat:.2f} is above 0.5: the error is itself uncertain")
     if error > 0.5 and figures.ess:
         found.append(

@@ -29,7 +29,7 @@ class IntegratorConfig:
             `most_share`) only while annealing has not arrived at the integrand.
         most_share: see train_share.
         rounds: draws from the flow in training, of equal size.
-        rows: training rows, but between 2 and 20 per evaluation in training; up to twice as many below 8 axes.
+        rows: training rows, but between 2 and 60 per evaluation in training; up to twice as many below 8 axes.
         effort: factor on the rows; 2 trains twice as long on the same evaluations.
         batch, rate: rows per step and learning rate.
         tail_share, tail_power: this share of the training rows follows |f|^tail_power instead of |f|, so that the
@@ -77,5 +77,5 @@ class IntegratorConfig:
 
     def steps(self, dim: int, evaluations: float) -> int:
         """Training steps for D axes and so many evaluations in training."""
-        rows = min(max(self.rows, 2 * evaluations), 20 * evaluations) * min(max(8 / dim, 1.0), 2.0)
+        rows = min(max(self.rows, 2 * evaluations), 60 * evaluations) * min(max(8 / dim, 1.0), 2.0)
         return int(self.effort * rows / self.batch)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 _DAMPING = 0.7  # exponent of the damped contributions; VEGAS' alpha
 _FLOOR = 1e-12  # of a bin's share of the contributions
+_POINTS = 32  # per bin, that are smoothed once
 _MIN_WIDTH = 1e-9  # of a bin, so that its density stays finite
 
 
@@ -116,7 +117,10 @@ class Grid(nn.Module):
         index = (g * self.bins).long().clamp(0, self.bins - 1)
         total = size.new_zeros(self.bins).index_add_(0, index, size)
         count = size.new_zeros(self.bins).index_add_(0, index, torch.ones_like(size))
-        total, count = _smooth(total), _smooth(count)
+        for _ in range(
+            min(-(-_POINTS * self.bins // len(g)), self.bins)
+        ):  # once, or more often if points are few
+            total, count = _smooth(total), _smooth(count)
         share = torch.where(count > 0, total / count.clamp(min=1e-9), total.sum() / count.sum())
         share = (share / share.sum()).clamp(min=_FLOOR, max=1 - _FLOOR)
         damped = ((share - 1) / share.log()) ** _DAMPING
@@ -134,10 +138,10 @@ class Grid(nn.Module):
 
     @property
     def peakedness(self) -> float:
-        """The largest marginal density, over the highest of a Gaussian with the same standard deviation."""
-        centre = (self.edges[:, 1:] + self.edges[:, :-1]) / 2
-        sdev = centre.std(1, correction=0) + 1 / self.bins
-        return float((self.mean.amax(1) * sdev).max()) * math.sqrt(2 * math.pi)
+        """The largest marginal density, over the highest of a Gaussian whose central 68 % are as wide."""
+        low, high = round(0.16 * self.bins), round(0.84 * self.bins)
+        half = (self.edges[:, high] - self.edges[:, low]) / 2
+        return float((self.mean.amax(1) * half).max()) * math.sqrt(2 * math.pi)
 
     def fit(self, y: Tensor) -> None:
         """Edges at the quantiles of points y (m, D), mixed with a tenth of the uniform density."""

@@ -179,7 +179,7 @@ def test_hidden_error():
     heavy = replace(GOOD_FIGURES, khat=0.4, unseen_share=0.003, tail_error=0.004)
     assert alarms.hidden_error(light) == 0.0
     assert alarms.hidden_error(heavy) == pytest.approx(0.005)
-    assert alarms.hidden_error(replace(heavy, unseen_share=INF, tail_error=NAN)) == 0.0  # an alarm of its own
+    assert alarms.hidden_error(replace(heavy, unseen_share=INF, tail_error=NAN)) == 1.0
 
 
 # --- growth
@@ -236,6 +236,15 @@ def test_q_is_uniform_for_honest_errors():
         its = tuple(earlier(1 + 0.01 * rng.normal(), 0.01) for _ in range(5))
         qs.append(consistency(math.log(1 + 0.003 * rng.normal()), 0.003, its).Q)
     assert stats.kstest(qs, "uniform").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("sign", (1.0, -1.0))
+def test_the_sign_counts(sign):
+    """The same modulus with the other sign is a disagreement, also where the mean has underflowed to -0."""
+    for mean in (-sign, -sign * 0.0):
+        other = replace(earlier(1.0, 0.1), mean=mean)
+        assert consistency(0.0, 0.1, (other,), sign).Q < 1e-8
+        assert consistency(0.0, 0.1, (replace(other, mean=-mean),), sign).Q == 1.0
 
 
 def test_rounding_is_no_disagreement():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 
+from sbiflow.integrate import chart as chart_module
 from sbiflow.integrate.chart import Base, Chart
 from sbiflow.integrate.grid import Grid
 from sbiflow.integrate.nets import net
@@ -129,7 +130,7 @@ def test_batches_do_not_matter(monkeypatch):
     chart = chart_of("phase between", True)
     points = uniform(1000, 4)
     whole = [*chart.draw(points[:, :-1], points[:, -1]), chart.log_prob(points[:, :-1])]
-    monkeypatch.setattr("sbiflow.integrate.chart._ROWS", 300)
+    monkeypatch.setattr(chart_module, "_ROWS", 300)
     parts = [*chart.draw(points[:, :-1], points[:, -1]), chart.log_prob(points[:, :-1])]
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

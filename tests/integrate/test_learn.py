@@ -152,9 +152,7 @@ def test_a_batch_of_zeros():
 @pytest.mark.parametrize("loss", (likelihood, variance))
 def test_training_lowers_divergence_and_variance(loss):
     own, replay = learner(), replay_of(banana)
-    own.fit(
-        replay.batches, 1.0, replay.log_integral(), likelihood, 20, settling
-    )  # whitens, and a little more
+    own.fit(replay.batches, 1.0, replay.log_integral(), likelihood, 5, settling)  # whitens, and little more
     own.proposal.use_flow(True)
     before = figures(own, banana, BANANA)
     own.fit(replay.batches, 1.0, replay.log_integral(), loss, 60, falling)

@@ -29,7 +29,8 @@ def log_likelihood(x: np.ndarray) -> np.ndarray:
 
 def draws(n: int = 3000, seed: int = 1, stretch: float = 1.0, shift: float = 0.0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return CENTRE + shift * SCALE + stretch * rng.multivariate_normal(np.zeros(DIM), COVARIANCE, n)
+    points = CENTRE + shift * SCALE + stretch * rng.multivariate_normal(np.zeros(DIM), COVARIANCE, n)
+    return np.clip(points, -9.99, 9.99)  # three times too wide, one in 3,000 would lie outside the bounds
 
 
 def evidence(start, budget=5000, seed=1, settings=SETTINGS, f=log_likelihood, **options):
