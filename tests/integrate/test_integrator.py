@@ -431,7 +431,7 @@ def test_a_second_call_goes_on(method):
     check(first, RIDGE, 0.2)
     check(second, RIDGE, 0.2)
     assert second.mean != first.mean  # the same seed, but other points
-    assert second.sdev < 1.2 * first.sdev
+    assert second.sdev < 2 * first.sdev  # each from 32 nets of a smooth integrand
     if method == "flow":
         assert "explore" not in {it.phase for it in second.iterations} and second.n_train <= first.n_train
         assert second.iterations[0].ess > 5 * first.iterations[0].ess
