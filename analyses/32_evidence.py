@@ -74,8 +74,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Case:
-    """An observation and a seed."""
+    """An observation x and a seed."""
 
+    x: torch.Tensor
     integrated: Found
     reweighted: Found
     truth: Found
@@ -110,20 +111,17 @@ def reference(name: str, subject: Any, posterior: sf.Posterior, x: torch.Tensor,
 
 
 def nested_line(case: Case, seed: int) -> Number:
-    """Nested sampling of the first Stokes observation beside the integrator."""
+    """Nested sampling of a Stokes observation beside the integrator."""
     subject = MilneEddington.paper_case()
-    x = draw_pairs(subject, 1, seed=OBSERVATIONS).x[0]
     nested = sf.nested_reference(
-        subject.log_likelihood, subject.prior, x, seed=seed, nlive=NESTED_LIVE, progress=False
+        subject.log_likelihood, subject.prior, case.x, seed=seed, nlive=NESTED_LIVE, progress=False
     )
-    found = Found(nested.log_evidence, nested.log_evidence_error, nested.converged, nested.n_likelihood_calls)
+    calls = nested.n_likelihood_calls
+    found = Found(nested.log_evidence, nested.log_evidence_error, nested.converged, calls)
     pull = case.integrated.pull(found)
-    what = (
-        f"{STOKES}, first observation: nested sampling, {found.calls:,} likelihoods; pull of the integrator"
-    )
-    return Number(
-        what, f"{found.value:.2f} ± {found.error:.2f}; {pull:+.1f}", f"{LARGEST:g}", "", abs(pull) <= LARGEST
-    )
+    what = f"{STOKES}, first observation: nested sampling, {calls:,} likelihoods; pull of the integrator"
+    measured = f"{found.value:.2f} ± {found.error:.2f}; {pull:+.1f}"
+    return Number(what, measured, f"{LARGEST:g}", "", abs(pull) <= LARGEST)
 
 
 def one_case(
@@ -138,6 +136,7 @@ def one_case(
         draws, subject.log_likelihood, size.budget, seed=seed, x=x, config=config, progress=False
     )
     return Case(
+        x,
         Found(found.log_mean, found.log_sdev, found.reliable, found.n_evals),
         Found(weights.log_evidence, weights.log_evidence_error, weights.reliable, len(draws) + elsewhere),
         truth,

@@ -50,7 +50,10 @@ FAST = {"methods": "ours,vegas", "only": "circles2,camel8", "budgets": "1e4", "s
 def version(method: str) -> str:
     """Of the package; of ours a hash of its sources: no run of another state of the code is taken for one."""
     if method != "ours":
-        return importlib.metadata.version(method)
+        try:
+            return importlib.metadata.version(method)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
     sources = b"".join(path.read_bytes() for path in sorted(SOURCE.rglob("*.py")))
     return hashlib.sha256(sources).hexdigest()[:12]
 

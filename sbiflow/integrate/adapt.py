@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from sbiflow.integrate.learn import Learner, falling, likelihood, settling, variance
-from sbiflow.integrate.run import Run, Sample
+from sbiflow.integrate.run import Run, Sample, iteration
 from sbiflow.integrate.tempering import highest_beta, tempered
 from sbiflow.seeding import torch_generator
 
@@ -141,6 +141,14 @@ def adapt_flow(run: Run, bar: Progress, trained: bool) -> Cost:
     return replace(
         found, evaluations=run.used - before, seconds=time.perf_counter() - run.integrand.seconds - begin
     )
+
+
+def look_around(run: Run) -> None:
+    """Uniform points: they show what a start lacks, and the flow learns it, or the alarms tell of it."""
+    begin = time.perf_counter()
+    sample = run.draw_uniform(int(run.config.explore_share * run.integrand.remaining), _NETS)
+    run.remember(sample)
+    run.iterations.append(iteration("explore", sample, 1.0, time.perf_counter() - begin))
 
 
 def warm_start(run: Run, y: Tensor) -> None:

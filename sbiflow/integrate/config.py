@@ -28,6 +28,7 @@ class IntegratorConfig:
         train_share: share of the budget that is spent before the estimate, the grid included; more is spent (up to
             `most_share`) only while annealing has not arrived at the integrand.
         most_share: see train_share.
+        explore_share: share of the budget that looks uniformly for what a warm start lacks.
         rounds: draws from the flow in training, of equal size.
         rows: training rows, but between 2 and 60 per evaluation in training; up to twice as many below 8 axes.
         effort: factor on the rows; 2 trains twice as long on the same evaluations.
@@ -46,6 +47,7 @@ class IntegratorConfig:
     grid_share: float = 0.06
     train_share: float = 0.4
     most_share: float = 0.7
+    explore_share: float = 0.1
     rounds: int = 8
     rows: int = 800_000
     effort: float = 1.0
@@ -64,8 +66,8 @@ class IntegratorConfig:
         shares = (self.grid_share, self.train_share, self.most_share, self.tail_share, self.wide_share)
         if not all(0 <= share < 1 for share in shares) or not 0 < self.defence < 1:
             raise ValueError(f"integrator: expected shares in [0, 1) and defence in (0, 1), got {self}")
-        if not self.grid_share <= self.train_share <= self.most_share:
-            raise ValueError(f"integrator: expected grid_share <= train_share <= most_share, got {self}")
+        if not max(self.grid_share, self.explore_share) <= self.train_share <= self.most_share:
+            raise ValueError(f"integrator: expected grid_share, explore_share <= train_share <= most_share, got {self}")
         whole = (self.grid_bins, self.grid_iterations, self.rounds, self.rows, self.batch)
         if min(whole) < 1 or self.replicas < 8 or min(self.effort, self.rate, self.wide_scale) <= 0:
             raise ValueError(f"integrator: expected positive sizes and at least 8 replicas, got {self}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,6 +22,8 @@ from sbiflow.integrate.replay import Batch, Replay
 from sbiflow.integrate.tempering import ess
 from sbiflow.integrate.values import Values
 from sbiflow.pareto import psis_khat
+
+Draw = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 _ENOUGH_NETS = 8
 
@@ -68,6 +70,12 @@ class Sample:
         return alone * max(points, 1.0) ** -power
 
 
+def uniform(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Points of a net as they are, as `Proposal.draw` returns them: y (n, D), log q = 0 and part −1, (n,)."""
+    zero = points.new_zeros(len(points))
+    return points[:, :-1], zero, torch.full_like(zero, -1, dtype=torch.long)
+
+
 @dataclass
 class Run:
     """State of one call of the integrator."""
@@ -90,6 +98,13 @@ class Run:
 
     def draw(self, n: int, nets: int) -> Sample:
         """At most n points in at least `nets` (of 2^k points each) from the proposal, evaluated."""
+        return self._evaluated(n, nets, self.proposal.draw)
+
+    def draw_uniform(self, n: int, nets: int) -> Sample:
+        """As `draw`, but uniform in the cube."""
+        return self._evaluated(n, nets, uniform)
+
+    def _evaluated(self, n: int, nets: int, draw: Draw) -> Sample:
         size = floor_log2(max(n // nets, 1))
         count = max(n >> size, 1)
         start, inside = time.perf_counter(), self.integrand.seconds
@@ -97,7 +112,7 @@ class Run:
         points = torch.cat([net(size, self.proposal.dim + 1, self.seed, key) for key in keys])
         self.drawn += count
         points = points.to(self.device)
-        y, log_q, part = self.proposal.draw(points)
+        y, log_q, part = draw(points)
         values = self.integrand(y)
         seconds = time.perf_counter() - start - (self.integrand.seconds - inside)
         return Sample(points[:, :-1], y, log_q, part, values, count, seconds)
