@@ -67,7 +67,9 @@ class IntegratorConfig:
         if not all(0 <= share < 1 for share in shares) or not 0 < self.defence < 1:
             raise ValueError(f"integrator: expected shares in [0, 1) and defence in (0, 1), got {self}")
         if not max(self.grid_share, self.explore_share) <= self.train_share <= self.most_share:
-            raise ValueError(f"integrator: expected grid_share, explore_share <= train_share <= most_share, got {self}")
+            raise ValueError(
+                f"integrator: expected grid_share, explore_share <= train_share <= most_share, got {self}"
+            )
         whole = (self.grid_bins, self.grid_iterations, self.rounds, self.rows, self.batch)
         if min(whole) < 1 or self.replicas < 8 or min(self.effort, self.rate, self.wide_scale) <= 0:
             raise ValueError(f"integrator: expected positive sizes and at least 8 replicas, got {self}")

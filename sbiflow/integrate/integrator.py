@@ -26,7 +26,15 @@ from torch import Tensor
 
 from sbiflow.checks import as_tensor, check_count, check_finite, check_shape
 from sbiflow.integrate import alarms
-from sbiflow.integrate.adapt import Cost, adapt_flow, adapt_grid, break_even, look_around, warm_start, worth_a_flow
+from sbiflow.integrate.adapt import (
+    Cost,
+    adapt_flow,
+    adapt_grid,
+    break_even,
+    look_around,
+    warm_start,
+    worth_a_flow,
+)
 from sbiflow.integrate.chart import Channel
 from sbiflow.integrate.config import IntegratorConfig
 from sbiflow.integrate.domain import Domain

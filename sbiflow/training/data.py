@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,39 @@ from sbiflow.store import Store
 SPLIT, ORDER, NOISE, VALIDATION_NOISE, DROPOUT, EXTRINSIC, VALIDATION_EXTRINSIC = range(7)
 _MAX_VALIDATION = 10_000
 _MIN_ROWS = 20
+
+
+class Rows(NamedTuple):
+    """Base-space parameters z (n, D), signals (n, *signal_shape), and the rows of the store that they are, (n,)."""
+
+    z: Tensor
+    signal: Tensor
+    rows: Tensor
+
+
+class Data(Protocol):
+    """What the training loop reads: in memory (`TrainingData`) or from disk."""
+
+    @property
+    def validation(self) -> Rows:
+        """The rows held out, on the device."""
+        ...
+
+    def __len__(self) -> int:
+        """Training rows."""
+        ...
+
+    def some(self, n: int) -> Rows:
+        """At most n training rows, spread over the whole store, on the device."""
+        ...
+
+    def batch(self, step: int, size: int, own: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """z and signal of the rows `own` of the batch of a step, on the device."""
+        ...
+
+    def batch_rows(self, step: int, size: int) -> Tensor:
+        """Rows of the store that a batch is made of, on the CPU."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +71,22 @@ class TrainingData:
 
     def __len__(self) -> int:
         return len(self.z)
+
+    @property
+    def validation(self) -> Rows:
+        return Rows(self.z_validation, self.signal_validation, self.rows_validation)
+
+    def some(self, n: int) -> Rows:
+        chosen = torch.arange(min(n, len(self))) * len(self) // min(n, len(self))
+        on_device = chosen.to(self.z.device)
+        return Rows(self.z[on_device], self.signal[on_device], self.rows[chosen])
+
+    def batch(self, step: int, size: int, own: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        rows = self.indices(step, size)[own]
+        return self.z.index_select(0, rows), self.signal.index_select(0, rows)
+
+    def batch_rows(self, step: int, size: int) -> Tensor:
+        return self.rows[self.indices(step, size).cpu()]
 
     def indices(self, step: int, batch: int) -> Tensor:
         """Rows of one batch: consecutive slices of a fresh permutation per epoch; the incomplete last is left out."""

@@ -123,7 +123,7 @@ def train_ensemble(
         )  # fmt: skip
     share = shares.pop() or 0.0
     data = load_training_data(store, simulator.prior, share, seed, torch.device("cpu"))
-    z, x = observed(simulator, data.z_validation, data.signal_validation, data.rows_validation, seed)
+    z, x = observed(simulator, data.validation, seed)
     theta = simulator.prior.constrain(z.double())[0]
     return Ensemble(
         tuple(posteriors), stack(torch.stack([posterior.log_prob(theta, x) for posterior in posteriors]))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from sbiflow.observing import observe, theta_for
 from sbiflow.seeding import torch_generator
 from sbiflow.training.checkpoint import Checkpoint, pack, unpack
 from sbiflow.training.config import TrainConfig
-from sbiflow.training.data import DROPOUT, EXTRINSIC, NOISE, TrainingData, redrawn
+from sbiflow.training.data import DROPOUT, EXTRINSIC, NOISE, Data, redrawn
 from sbiflow.training.interrupt import deferred_interrupt
 from sbiflow.training.optimiser import build_optimisers
 from sbiflow.training.progress import TrainingLog, progress_bar
@@ -34,20 +34,27 @@ _WARM_UP = {"cosine": 0.03, "onecycle": 0.3}
 _VALIDATION_CHUNK = 2048
 
 
+class Observed(NamedTuple):
+    """Pairs of base-space parameters z (n, D) and observations x (n, *x_shape)."""
+
+    z: Tensor
+    x: Tensor
+
+
 class Training:
     """The mutable state of one run: model, optimisers, step, best weights, log. `config` has its steps resolved."""
 
     def __init__(
         self,
         model: ConditionalFlow,
-        data: TrainingData,
-        x_validation: Tensor,
+        data: Data,
+        validation: Observed,
         simulator: Simulator | RowSimulator,
         config: TrainConfig,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.model, self.data, self.simulator, self.config = model.eval(), data, simulator, config
-        self.x_validation, self.checkpoint = x_validation, checkpoint
+        self.validation, self.checkpoint = validation, checkpoint
         self.optimisers = build_optimisers(model, config.optimiser, config.learning_rate)
         self.best = {name: value.clone() for name, value in model.state_dict().items()}
         self.step, self.waited, self.log = 0, 0, TrainingLog()
@@ -94,10 +101,14 @@ class Training:
         return loss.detach()
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        rows = self.data.indices(step, self.config.batch or len(self.data))
-        z = redrawn(self.simulator, self.data.z[rows], self.config.seed, EXTRINSIC, step)
+        z, signal = self.data.batch(step, self._size)
+        z = redrawn(self.simulator, z, self.config.seed, EXTRINSIC, step)
         noise = torch_generator(self.config.seed, NOISE, step, device=z.device)
-        return z, observe(self.simulator, theta_for(self.simulator, z), self.data.signal[rows], noise)
+        return z, observe(self.simulator, theta_for(self.simulator, z), signal, noise)
+
+    @property
+    def _size(self) -> int:
+        return min(self.config.batch or len(self.data), len(self.data))
 
     def _record(self, loss: Tensor) -> None:
         if not math.isfinite(loss.item()):
@@ -108,13 +119,13 @@ class Training:
 
     @torch.no_grad()
     def _validate(self) -> None:
-        pairs = self.data.z_validation, self.x_validation
+        pairs = self.validation.z, self.validation.x
         chunks = zip(*(values.split(_VALIDATION_CHUNK) for values in pairs), strict=True)
         log_prob = torch.cat([self.model.log_prob(z, x) for z, x in chunks])
         loss = -log_prob.double().mean().item()
         if not math.isfinite(loss):
             bad = ~torch.isfinite(log_prob).cpu()
-            self._stop(self.step, "validation loss", self.data.rows_validation[bad])
+            self._stop(self.step, "validation loss", self.data.validation.rows[bad])
         self.waited = 0 if loss < self.log.best else self.waited + 1
         if loss < self.log.best:
             self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -129,8 +140,8 @@ class Training:
         """
         z, x = self._batch(step - 1)
         good = torch.isfinite(self.model.log_prob(z, x)) & torch.isfinite(x.reshape(len(x), -1)).all(1)
-        chosen = self.data.indices(step - 1, self.config.batch or len(self.data)).cpu()
-        self._stop(step, "loss or its gradient", self.data.rows[chosen[~good.cpu()]])
+        rows = self.data.batch_rows(step - 1, self._size)
+        self._stop(step, "loss or its gradient", rows[~good.cpu()])
 
     def _stop(self, step: int, what: str, rows: Tensor) -> NoReturn:
         blame = (
@@ -172,7 +183,7 @@ class Training:
             return
         tensors, state = found
         best = unpack(tensors, self.model, self.optimisers)
-        self.best = {name: value.to(self.data.z.device) for name, value in best.items()}
+        self.best = {name: value.to(self.validation.z.device) for name, value in best.items()}
         self.step, self.waited, self.log = state["step"], state["waited"], TrainingLog(**state["log"])
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,11 +39,12 @@ from sbiflow.training.config import TrainConfig
 from sbiflow.training.data import (
     VALIDATION_EXTRINSIC,
     VALIDATION_NOISE,
-    TrainingData,
+    Data,
+    Rows,
     load_training_data,
     redrawn,
 )
-from sbiflow.training.loop import Training
+from sbiflow.training.loop import Observed, Training
 
 _FIT_ROWS = 50_000  # rows that the standardiser, the SVD and the novelty test are fitted on
 _CHECKED_ROWS = 4  # simulated again, to see that what is called extrinsic is
@@ -87,19 +88,19 @@ def train(
     _check_same_problem(store, simulator)
     config = config.resolved(store.n_ok)
     data = load_training_data(store, simulator.prior, config.validation or 0.0, config.seed, where, split)
-    valid = observed(simulator, data.z_validation, data.signal_validation, data.rows_validation, config.seed)
-    some = slice(_FIT_ROWS)
-    fit = observed(simulator, data.z[some], data.signal[some], data.rows[some], config.seed, 1)
-    data = replace(data, z_validation=valid.z)
+    some = data.some(_FIT_ROWS)
+    valid, fit = observed(simulator, data.validation, config.seed), observed(simulator, some, config.seed, 1)
 
     file = None
     if checkpoint is not None:
         file = Checkpoint(
-            Path(checkpoint), checkpoint_every, _identity(store, data, simulator, config, flow, embedding)
+            Path(checkpoint),
+            checkpoint_every,
+            _identity(store, data, valid, simulator, config, flow, embedding),
         )
         file.path.parent.mkdir(parents=True, exist_ok=True)
     run = Training(
-        _build(simulator, flow, embedding, config.seed, fit, data), data, valid.x, simulator, config, file
+        _build(simulator, flow, embedding, config.seed, fit, some), data, valid, simulator, config, file
     )
     run.resume()
     run.loop(progress)
@@ -146,17 +147,9 @@ def _check_same_problem(store: Store, simulator: Simulator | RowSimulator) -> No
         check_extrinsic(simulator, *map(torch.from_numpy, store.read(store.valid_rows()[:_CHECKED_ROWS])))
 
 
-class Observed(NamedTuple):
-    """Pairs of base-space parameters z (n, D) and observations x (n, *x_shape)."""
-
-    z: Tensor
-    x: Tensor
-
-
-def observed(
-    simulator: Simulator | RowSimulator, z: Tensor, signal: Tensor, rows: Tensor, seed: int, *key: int
-) -> Observed:
+def observed(simulator: Simulator | RowSimulator, part: Rows, seed: int, *key: int) -> Observed:
     """One draw of extrinsic parameters and noise for a whole array, checked once for what the loop relies on."""
+    z, signal, rows = part
     z = redrawn(simulator, z, seed, VALIDATION_EXTRINSIC, *key)
     noise = torch_generator(seed, VALIDATION_NOISE, *key, device=signal.device)
     x = observe(simulator, theta_for(simulator, z), signal, noise)
@@ -180,14 +173,15 @@ def _check_made(
 
 def _identity(
     store: Store,
-    data: TrainingData,
+    data: Data,
+    valid: Observed,
     simulator: Simulator | RowSimulator,
     config: TrainConfig,
     flow: FlowConfig,
     embedding: EmbeddingConfig,
 ) -> dict[str, Any]:
     """What a checkpoint has to share with a run that goes on from it; hashes stand for data and noise."""
-    z, signal = data.z_validation[:100].cpu(), data.signal_validation[:100].cpu()
+    z, signal = valid.z[:100].cpu(), data.validation.signal[:100].cpu()
     noise = torch_generator(config.seed, VALIDATION_NOISE)
     return {
         "format": CHECKPOINT_FORMAT,
@@ -197,7 +191,7 @@ def _identity(
         "prior": dict(zip(simulator.prior.names, simulator.prior.spec(), strict=True)),
         "simulator": store.meta.simulator,
         "rows": len(data),
-        "data": _digest(data.z_validation, data.signal_validation),
+        "data": _digest(valid.z, data.validation.signal),
         "noise": _digest(observe(simulator, theta_for(simulator, z), signal, noise)),
     }
 
@@ -215,15 +209,14 @@ def _build(
     embedding: EmbeddingConfig,
     seed: int,
     fit: Observed,
-    data: TrainingData,
+    some: Rows,
 ) -> ConditionalFlow:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed % 2**64)  # of the CPU only, where weights are made
         periodic = tuple(bool(flag) for flag in simulator.prior.periodic)
         model = ConditionalFlow(flow, embedding, periodic, tuple(simulator.x_shape))
-    signal, rows = data.signal[: len(fit.x)], data.rows[: len(fit.x)]
-    clean = noiseless(simulator, theta_for(simulator, fit.z), signal)
-    _check_made("noiseless", clean, simulator, signal, rows)
+    clean = noiseless(simulator, theta_for(simulator, fit.z), some.signal)
+    _check_made("noiseless", clean, simulator, some.signal, some.rows)
     model.fit(fit.z.cpu(), fit.x.cpu(), clean.cpu())
     return model.to(fit.x.device)
 
@@ -237,7 +230,7 @@ def _info(store: Store, simulator: Simulator | RowSimulator, run: Training) -> M
         failed_simulations=store.n_failed,
         seed=run.config.seed,
         steps=run.step,
-        validation_log_prob=_physical_log_prob(run.log.best, run.data.z_validation, simulator),
+        validation_log_prob=_physical_log_prob(run.log.best, run.validation.z, simulator),
         training_seconds=run.log.seconds,
         training=asdict(run.config),
         sbiflow_version=package_version(),

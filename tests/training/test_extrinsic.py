@@ -34,10 +34,10 @@ def training(store, simulator=WAVE, config=CONFIG):
     """The state of a run before its first step, as `train` has it."""
     config = config.resolved(store.n_ok)
     data = load_training_data(store, simulator.prior, config.validation, config.seed, torch.device("cpu"))
-    fit = observed(simulator, data.z, data.signal, data.rows, config.seed, 1)
-    valid = observed(simulator, data.z_validation, data.signal_validation, data.rows_validation, config.seed)
-    model = _build(simulator, FLOW, EMBEDDING, config.seed, fit, data)
-    return Training(model, replace(data, z_validation=valid.z), valid.x, simulator, config)
+    fit = observed(simulator, data.some(10**6), config.seed, 1)
+    valid = observed(simulator, data.validation, config.seed)
+    model = _build(simulator, FLOW, EMBEDDING, config.seed, fit, data.some(10**6))
+    return Training(model, data, valid, simulator, config)
 
 
 def clean(simulator, z):
@@ -79,7 +79,7 @@ def test_the_validation_part_is_redrawn_once_and_stays(store, monkeypatch):
     real = Training._validate
 
     def spy(self):
-        seen.append((self.data.z_validation.clone(), self.x_validation.clone()))
+        seen.append((self.validation.z.clone(), self.validation.x.clone()))
         real(self)
 
     monkeypatch.setattr(Training, "_validate", spy)
@@ -119,8 +119,8 @@ def test_what_is_fitted_before_training_sees_pairs_of_their_own_and_x_without_no
 
 def test_the_density_that_is_reported_is_that_of_the_redrawn_part(store, posterior):
     run = training(store)
-    theta = WAVE.prior.constrain(run.data.z_validation.double())[0]
-    expected = float(posterior.log_prob(theta, run.x_validation).mean())
+    theta = WAVE.prior.constrain(run.validation.z.double())[0]
+    expected = float(posterior.log_prob(theta, run.validation.x).mean())
     assert posterior.info.validation_log_prob == pytest.approx(expected, abs=1e-4)
 
 

@@ -37,10 +37,10 @@ def training(store, config=CONFIG, simulator=TOY):
     """The state of a run before its first step."""
     config = config.resolved(store.n_ok)
     data = load_training_data(store, simulator.prior, config.validation, config.seed, torch.device("cpu"))
-    fit = observed(simulator, data.z, data.signal, data.rows, config.seed)
-    valid = observed(simulator, data.z_validation, data.signal_validation, data.rows_validation, config.seed)
-    model = _build(simulator, FLOW, EMBEDDING, config.seed, fit, data)
-    return Training(model, replace(data, z_validation=valid.z), valid.x, simulator, config)
+    fit = observed(simulator, data.some(10**6), config.seed)
+    valid = observed(simulator, data.validation, config.seed)
+    model = _build(simulator, FLOW, EMBEDDING, config.seed, fit, data.some(10**6))
+    return Training(model, data, valid, simulator, config)
 
 
 # --- what a run depends on
@@ -93,8 +93,8 @@ def test_the_log_and_the_info_say_what_was_done(store, posterior):
     assert 0 < info.training_seconds < 60
     # physical units: the same density, seen in theta instead of z
     run = training(store)
-    theta = TOY.prior.constrain(run.data.z_validation.double())[0]
-    expected = posterior.log_prob(theta, run.x_validation).mean()
+    theta = TOY.prior.constrain(run.validation.z.double())[0]
+    expected = posterior.log_prob(theta, run.validation.x).mean()
     assert info.validation_log_prob == pytest.approx(float(expected), abs=1e-4)
 
 
@@ -114,7 +114,7 @@ def test_early_stopping_returns_the_best_weights(tmp_path):
     assert losses[-1] > losses[best] + 0.1
     run = training(store, config, still)
     with torch.no_grad():
-        loss = -posterior.flow.log_prob(run.data.z_validation, run.x_validation).double().mean()
+        loss = -posterior.flow.log_prob(run.validation.z, run.validation.x).double().mean()
     assert float(loss) == pytest.approx(losses[best], abs=1e-5)
 
 
@@ -295,7 +295,7 @@ def test_a_gradient_that_overflows_stops_before_the_weights_are_touched(store):
 
 def test_a_validation_loss_that_is_not_finite_stops(store):
     run = training(store)
-    run.x_validation[4] = torch.nan
+    run.validation.x[4] = torch.nan
     row = int(run.data.rows_validation[4])
     match = rf"validation loss is not finite at step 0 of 40; 1 rows are to blame \(of the store: \[{row}\]\)"
     with pytest.raises(FloatingPointError, match=match):
