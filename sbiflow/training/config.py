@@ -25,6 +25,7 @@ class TrainConfig:
         validation: share of the rows held out (at most 10,000); None chooses 200 rows, but 5 % to 15 % of all.
         validate_every: steps between validations; None for 20 validations in a run.
         patience: stop after so many validations without a better loss; None trains the whole budget.
+        compile: whether torch.compile makes one graph of the density; None decides by the length of the run.
         seed: fixes initial weights, split, order of the rows and noise.
     """
 
@@ -37,6 +38,7 @@ class TrainConfig:
     validation: float | None = None
     validate_every: int | None = None
     patience: int | None = 5
+    compile: bool | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

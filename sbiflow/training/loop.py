@@ -23,6 +23,7 @@ from sbiflow.flows import ConditionalFlow
 from sbiflow.observing import observe, theta_for
 from sbiflow.seeding import torch_generator
 from sbiflow.training.checkpoint import Checkpoint, pack, unpack
+from sbiflow.training.compiled import LogProb, compiled_log_prob, worthwhile
 from sbiflow.training.config import TrainConfig
 from sbiflow.training.data import DROPOUT, EXTRINSIC, NOISE, Data, redrawn
 from sbiflow.training.interrupt import deferred_interrupt
@@ -58,12 +59,16 @@ class Training:
         self.optimisers = build_optimisers(model, config.optimiser, config.learning_rate)
         self.best = {name: value.clone() for name, value in model.state_dict().items()}
         self.step, self.waited, self.log = 0, 0, TrainingLog()
+        self.parameters = list(model.parameters())
+        self.log_prob: LogProb = model.log_prob
 
     def loop(self, progress: bool) -> None:
         """Train to the end of the budget, or until the validation loss has stopped falling."""
         steps, every = self.config.steps or 0, self.config.validate_every or 1
         patience = self.config.patience or math.inf
         started = time.monotonic() - self.log.seconds
+        if self.step < steps and self._compiles(steps):
+            self.log_prob = compiled_log_prob(self.model, *self._batch(self.step))
         if self.step == 0:
             self._validate()  # the start may be better than what a few simulations teach
         with progress_bar(steps, self.step, progress) as show, deferred_interrupt() as interrupted:
@@ -83,17 +88,22 @@ class Training:
                     self.save()
         self.save()
 
+    def _compiles(self, steps: int) -> bool:
+        if self.config.compile is not None:
+            return self.config.compile
+        return worthwhile(self.model, steps, self._size, self.validation.z.device)
+
     def _update(self, rate: float) -> Tensor:
         """One step on one batch; returns the loss without waiting for it."""
         z, x = self._batch(self.step)
         with dropout_stream(self.model, self.config.seed, self.step):
-            loss = -self.model.log_prob(z, x).mean()
+            loss = -self.log_prob(z, x).mean()
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = rate
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
         if loss.device.type == "cpu" and not math.isfinite(loss.item() + norm.item()):
             self._diverged(self.step + 1)  # before the weights are touched; a GPU is not made to wait for it
         for optimiser in self.optimisers:
