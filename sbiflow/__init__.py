@@ -1,18 +1,10 @@
 """sbiflow: simulation-based Bayesian inference with normalizing flows whose every answer carries its own evidence."""
 
-from sbiflow.calibration import (
-    CalibrationReport,
-    c2st,
-    calibrate,
-    compare,
-    emcee_reference,
-    local_c2st,
-    marginal_jsd,
-    mmd,
-    nested_reference,
-    predictive_check,
-    reference_floor,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.ensemble import Ensemble
 from sbiflow.flows import FlowConfig
@@ -43,6 +35,21 @@ from sbiflow.samples import PosteriorSamples, WeightedSamples
 from sbiflow.simulate import draw_pairs, simulate, simulator_from_function
 from sbiflow.store import Store
 from sbiflow.training import Member, TrainConfig, default_members, train, train_ensemble
+
+if TYPE_CHECKING:
+    from sbiflow.calibration import (  # type: ignore[no-redef]  # c2st and mmd are modules there as well
+        CalibrationReport,
+        c2st,
+        calibrate,
+        compare,
+        emcee_reference,
+        local_c2st,
+        marginal_jsd,
+        mmd,
+        nested_reference,
+        predictive_check,
+        reference_floor,
+    )
 
 __all__ = [
     "CalibrationReport",
@@ -90,3 +97,14 @@ __all__ = [
     "train_ensemble",
     "with_histogram",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What judges posteriors is loaded when it is asked for: emcee and scipy.stats are slow to import."""
+    if name in __all__:
+        return getattr(importlib.import_module("sbiflow.calibration"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,11 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from sbiflow import plots, provenance, samples_file
@@ -20,6 +19,9 @@ from sbiflow.checks import as_tensor, check_finite, check_shape
 from sbiflow.optional import require
 from sbiflow.priors import Prior
 from sbiflow.summary import SummaryTable, circular_mean, summarise, unwrap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)

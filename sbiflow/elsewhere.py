@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from sbiflow.contracts import Proposal
@@ -30,8 +29,11 @@ from sbiflow.importance import (
     evaluate_log_likelihood,
     importance_weights,
 )
+from sbiflow.optional import deferred
 from sbiflow.priors import Prior
 from sbiflow.seeding import check_seed
+
+stats = deferred("scipy.stats")
 
 INFLATE = 1.5
 _DOF = 5.0

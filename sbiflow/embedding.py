@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 from torch.nn.functional import silu
+
+from sbiflow.optional import deferred
+
+extmath = deferred("sklearn.utils.extmath")
 
 _FARTHEST = 1e6  # standard deviations
 _EXACT = 1024  # rows or columns up to which a full SVD takes at most seconds
@@ -86,7 +89,7 @@ def principal_axes(centred: Tensor, count: int) -> Tensor:
             centred.double() if tall else centred.double().T, full_matrices=False
         )
         return right[:count].T if tall else left[:, :count]
-    right = randomized_svd(
+    right = extmath.randomized_svd(
         centred.float().numpy(), count, n_iter=2, power_iteration_normalizer="QR", random_state=0
     )[2]
     return torch.linalg.qr(torch.from_numpy(right.T.astype("f8")))[0]

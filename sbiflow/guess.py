@@ -12,10 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
 from sbiflow.embedding import Embedding
+from sbiflow.optional import deferred
+
+linear_model = deferred("sklearn.linear_model")
 
 _PENALTIES = np.logspace(-2, 6, 17)
 _ROWS = 20_000  # more change nothing that a linear fit can see
@@ -54,7 +56,7 @@ class Guess(nn.Module):
         target = z[:rows].double().cpu().numpy()
         coefficients, offset = np.zeros((len(self.bias), features.shape[1])), target.mean(0)
         if features.shape[1] <= _MAX_FEATURES:
-            fit = RidgeCV(_PENALTIES).fit(features, target)
+            fit = linear_model.RidgeCV(_PENALTIES).fit(features, target)
             coefficients, offset = np.atleast_2d(fit.coef_), np.atleast_1d(fit.intercept_)
         self.weight.copy_(torch.from_numpy(coefficients if axes is None else coefficients @ axes))
         self.bias.copy_(torch.from_numpy(offset))

@@ -1,4 +1,8 @@
-"""The one place where optional dependencies are imported: a missing one is named with its extra."""
+"""The one place where modules are imported late.
+
+Optional dependencies, by `require`: a missing one is named with its extra. Heavy ones, by `deferred`: scipy.stats,
+scikit-learn and matplotlib take three times as long to import as the whole of sbiflow.
+"""
 
 from __future__ import annotations
 
@@ -25,3 +29,23 @@ def require(module: str, extra: str) -> Any:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise  # the module is there and one of its own imports is not: its own message is the right one
         raise ImportError(f'{module} is not installed: run `pip install "sbiflow[{extra}]"`') from None
+
+
+class _Deferred:
+    """A module that is imported when something of it is first asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+def deferred(module: str) -> Any:
+    """Stands for a module of ours or of a dependency, dotted name, and imports it on first use.
+
+    >>> stats = deferred("scipy.stats")
+    >>> float(stats.norm.cdf(0.0))
+    0.5
+    """
+    return _Deferred(module)

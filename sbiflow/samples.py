@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from sbiflow import importance, plots, samples_file
@@ -22,6 +21,9 @@ from sbiflow.novelty import NoveltyCheck
 from sbiflow.optional import require
 from sbiflow.priors import Prior
 from sbiflow.seeding import torch_generator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _RESAMPLE_KEY = 0x5E5A
 _ELSEWHERE_SHARE, _MIN_ELSEWHERE = 0.2, 500

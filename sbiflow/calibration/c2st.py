@@ -27,13 +27,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy import stats
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.model_selection import KFold
 
 from sbiflow.calibration.fold_networks import fit_folds
 from sbiflow.checks import as_tensor, check_count, check_finite, check_shape
+from sbiflow.optional import deferred
 from sbiflow.seeding import check_seed, torch_generator
+
+ensemble, model_selection = deferred("sklearn.ensemble"), deferred("sklearn.model_selection")
+
+stats = deferred("scipy.stats")
 
 Method = Literal["published", "fast"]
 _LARGEST = 1e15  # squares of gradients stay finite in float32
@@ -108,7 +110,7 @@ def c2st(
     if method not in ("published", "fast"):
         raise ValueError(f'method: expected "published" or "fast", got {method!r}')
     state = int(np.random.default_rng(check_seed(seed)).integers(2**32))
-    splits = list(KFold(folds, shuffle=True, random_state=state).split(features))
+    splits = list(model_selection.KFold(folds, shuffle=True, random_state=state).split(features))
     classify = _published if method == "published" else _fast
     name, votes, unconverged = classify(features, labels, splits, state)
     held_out = [labels[test] for _, test in splits]
@@ -191,6 +193,6 @@ def _fast(
     """As `_published`, with trees."""
     votes = []
     for train, test in splits:
-        trees = HistGradientBoostingClassifier(early_stopping=True, random_state=state)
+        trees = ensemble.HistGradientBoostingClassifier(early_stopping=True, random_state=state)
         votes.append(trees.fit(features[train], labels[train]).predict(features[test]))
     return "fast: gradient-boosted trees", votes, 0

@@ -7,7 +7,10 @@ Sources: Sokal (1997), "Monte Carlo methods in statistical mechanics" (windowed 
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+
+from sbiflow.optional import deferred
+
+stats = deferred("scipy.stats")
 
 _WINDOW = 5.0  # the sum over lags stops at this many autocorrelation times
 

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
 
 from sbiflow.checks import check_count
+from sbiflow.optional import deferred
+
+stats = deferred("scipy.stats")
 
 _BISECTIONS = 60
 

@@ -7,7 +7,9 @@ import io
 from typing import TYPE_CHECKING, NamedTuple
 
 from jinja2 import Environment
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
     from sbiflow.calibration.report import CalibrationReport

@@ -20,9 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from sbiflow.calibration.ecdf import EcdfBand, ecdf, simultaneous_band
+from sbiflow.optional import deferred
+
+stats = deferred("scipy.stats")
 
 SIGMAS = (1, 2, 3)
 GRID = 100

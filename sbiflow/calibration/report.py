@@ -7,10 +7,9 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from sbiflow import plots
 from sbiflow.calibration.contraction import Contraction
@@ -19,6 +18,9 @@ from sbiflow.calibration.page import render
 from sbiflow.calibration.pp import SIGMAS, PpPlot
 from sbiflow.calibration.sbc import RankTest, SbcResult
 from sbiflow.calibration.tarp import area_to_curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

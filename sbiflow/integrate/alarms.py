@@ -19,14 +19,16 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
 from sbiflow.integrate.iterations import IntegralDiagnostics, Iteration
 from sbiflow.integrate.run import Run
 from sbiflow.integrate.tempering import ess, normalised
+from sbiflow.optional import deferred
 from sbiflow.pareto import khat_limit, psis_khat, unseen_share
 from sbiflow.verdict import FINITE_VARIANCE, MAX_NONFINITE, MIN_ESS
+
+stats = deferred("scipy.stats")
 
 MAX_UNSEEN = 0.02  # share of the integral expected beyond the largest weight above which nothing is known
 MAX_SHARE = 0.05  # of one weight in the sum
@@ -85,7 +87,7 @@ def consistency(
     weights = errors.clamp(min=_ROUNDING) ** -2
     centre = (weights * values).sum() / weights.sum()
     total = float((weights * (values - centre) ** 2).sum())
-    return Consistency(total, len(known), float(chi2.sf(total, len(known))))
+    return Consistency(total, len(known), float(stats.chi2.sf(total, len(known))))
 
 
 def _comparable(it: Iteration) -> bool:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import qmc
 from torch import Tensor
+
+from sbiflow.optional import deferred
+
+qmc = deferred("scipy.stats.qmc")
 
 _EDGE = 1e-12  # latent points keep this distance from the faces, where the normal quantile is infinite
 

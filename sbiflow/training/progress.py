@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,7 +18,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sbiflow.plots import training_curve
+from sbiflow import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass
@@ -40,7 +42,9 @@ class TrainingLog:
 
     def figure(self) -> Figure:
         """Loss, validation loss and learning rate against the step."""
-        return training_curve(self.step, self.loss, self.validation_step, self.validation_loss, self.rate)
+        return plots.training_curve(
+            self.step, self.loss, self.validation_step, self.validation_loss, self.rate
+        )
 
     def save(self, folder: Path) -> None:
         """training.csv and training.png in `folder`."""
