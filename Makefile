@@ -7,7 +7,7 @@ DONE := $(VENV)/.installed
 # Simulation and MCMC run in two Python threads of their own.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo paper test test-slow check lint format types clean
+.PHONY: install demo paper bench test test-slow check lint format types clean
 
 install: $(DONE)
 
@@ -21,6 +21,15 @@ demo: $(DONE)  ## the posterior of a real solar spectrum, end to end
 
 paper: $(DONE)  ## the published benchmark with every number of the README
 	$(RUN) analyses/01_stokes_paper_case.py
+
+bench: $(DONE)  ## against sbi, zuko, nflows and BayesFlow, alternating; about 20 minutes and then the README's table
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(RUN) analyses/benchmarks/speed.py --record
+	$(RUN) analyses/benchmarks/streaming.py --record
+	$(RUN) analyses/benchmarks/executors.py --record
+	$(RUN) analyses/benchmarks/distributed.py --record
+	$(RUN) analyses/benchmarks/training.py --record
+	$(RUN) analyses/benchmarks/table.py
 
 test: $(DONE)  ## what CI runs
 	$(RUN) -m pytest
