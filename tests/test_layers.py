@@ -16,7 +16,8 @@ LAYERS = [
     "transforms embedding guess novelty model_file store store_file store_meta store_writer samples_file observation "
     "datasets plots summary",
     "priors flows",
-    "blocks execution function_simulator pairs simulate draws samples importance elsewhere posterior ensemble",
+    "blocks execution function_simulator pairs simulate draws samples importance elsewhere maps posterior "
+    "ensemble",
     "training calibration integrate",
     "cli __init__",
 ]
@@ -25,7 +26,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.spl
 # Libraries that only these parts of the package may import.
 ONLY_IN = {
     "nflows": {"transforms", "flows"},
-    "h5py": {"gravitational_waves", "store_file", "samples_file", "observation", "cli"},
+    "h5py": {"gravitational_waves", "store_file", "samples_file", "observation", "maps", "cli"},
     "matplotlib": {"plots", "draws", "samples", "training", "calibration"},
     "corner": {"plots"},
     "emcee": {"calibration"},
