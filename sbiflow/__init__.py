@@ -42,7 +42,15 @@ from sbiflow.priors import (
 from sbiflow.samples import PosteriorSamples, WeightedSamples
 from sbiflow.simulate import draw_pairs, simulate, simulator_from_function
 from sbiflow.store import Store
-from sbiflow.training import Member, TrainConfig, default_members, train, train_ensemble
+from sbiflow.training import (
+    Member,
+    TrainConfig,
+    default_members,
+    is_rank_zero,
+    rank_zero_first,
+    train,
+    train_ensemble,
+)
 
 __all__ = [
     "CalibrationReport",
@@ -77,12 +85,14 @@ __all__ = [
     "emcee_reference",
     "evidence",
     "integrate",
+    "is_rank_zero",
     "isotropic_direction",
     "local_c2st",
     "marginal_jsd",
     "mmd",
     "nested_reference",
     "predictive_check",
+    "rank_zero_first",
     "reference_floor",
     "simulate",
     "simulator_from_function",

@@ -19,6 +19,7 @@ LAYERS = [
     "blocks execution function_simulator pairs simulate draws samples importance elsewhere posterior ensemble",
     "training calibration integrate",
     "cli __init__",
+    "__main__",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 
