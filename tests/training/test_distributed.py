@@ -35,11 +35,16 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def torchrun(*arguments, **environment):
-    """Two processes on this machine, to their end."""
-    return subprocess.run(
-        [*TORCHRUN, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env=ENVIRONMENT | environment,
-    )  # fmt: skip
+    """Two processes on this machine, to their end; none is left behind."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command, environment = [*TORCHRUN, *map(str, arguments)], ENVIRONMENT | environment
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as job:
+        try:
+            out, errors = job.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            job.terminate()  # which torchrun passes on
+            raise
+    return subprocess.CompletedProcess(command, job.returncode, out, errors)
 
 
 @pytest.fixture(scope="module")
@@ -261,9 +266,10 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint_that_the_same_command_goes_on_f
     (tmp_path / "s.h5").write_bytes((folder / "s.h5").read_bytes())
     train = [
         "-m", "sbiflow", "train", tmp_path / "s.h5", "--out", tmp_path / "m", "--simulator",
-        "tests.training.together:TOY", "--lanes", 2, "--patience", 0, "--steps",
+        "tests.training.together:TOY", "--lanes", 2, "--patience", 0, "--steps", 1100,
+        "--layers", 2, "--hidden", 16, "--features", 8, "--embedding-hidden", 16,
     ]  # fmt: skip
-    command = [*TORCHRUN, *map(str, [*train, 3000])]
+    command = [*TORCHRUN, *map(str, train)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as job:
         file = tmp_path / "m" / "checkpoint.safetensors"
         while not file.exists() and job.poll() is None:
@@ -272,14 +278,63 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint_that_the_same_command_goes_on_f
         errors = job.communicate(timeout=60)[1]
     assert errors.count("run the same again to go on from") == 1
     at = load_tensors(file)[1]["state"]["step"]
-    assert 500 <= at < 3000 and at % 500
-    run = torchrun(*train, 3000)
+    assert 500 <= at < 1100 and at % 500
+    run = torchrun(*train)
     assert run.returncode == 0, run.stderr[-5000:]
     one = quick_train(
-        Store.open(tmp_path / "s.h5"), TOY, TrainConfig(steps=3000, patience=None, lanes=2),
-        flow=FlowConfig(), embedding=EmbeddingConfig(),
+        Store.open(tmp_path / "s.h5"), TOY, TrainConfig(steps=1100, patience=None, lanes=2),
+        flow=FlowConfig(layers=2, hidden=16), embedding=EmbeddingConfig(features=8, hidden=16),
     )  # fmt: skip
     assert same_weights(Posterior.load(tmp_path / "m"), one)
+
+
+# --- the job script
+
+
+JOB = ROOT / "analyses" / "cluster" / "train.sbatch"
+
+
+def test_the_job_script_is_bash():
+    assert subprocess.run(["bash", "-n", str(JOB)]).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_job_out_of_time_is_requeued_and_goes_on(folder, tmp_path):
+    """The script as it is, with stand-ins for srun and scontrol and this machine as its only node."""
+    (tmp_path / "s.h5").write_bytes((folder / "s.h5").read_bytes())
+    stand_ins = {
+        "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+        "scontrol": f'if [ $1 = show ]; then echo localhost; else echo "$@" >> {tmp_path}/requeued; fi',
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = ENVIRONMENT | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT),
+        "STORE": str(tmp_path / "s.h5"), "OUT": str(tmp_path / "m"), "PER_NODE": "2", "SLURM_NNODES": "1",
+        "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "localhost",
+    }  # fmt: skip
+    options = [
+        "--simulator",
+        "tests.training.together:TOY",
+        "--lanes",
+        "2",
+        "--steps",
+        "300",
+        "--every",
+        "50",
+    ]
+    file = tmp_path / "m" / "checkpoint.safetensors"
+    with subprocess.Popen(["bash", str(JOB), *options], cwd=ROOT, env=environment) as job:
+        while not file.exists() and job.poll() is None:
+            time.sleep(0.1)
+        job.send_signal(signal.SIGUSR1)
+        assert job.wait(timeout=120)
+    assert (tmp_path / "requeued").read_text() == "requeue 4711\n"
+    assert load_tensors(file)[1]["state"]["step"] % 50
+    again = subprocess.run(["bash", str(JOB), *options], cwd=ROOT, env=environment, timeout=300)
+    assert again.returncode == 0 and (tmp_path / "requeued").read_text().count("\n") == 1
+    assert Posterior.load(tmp_path / "m").info.steps == 300
 
 
 # --- one process
