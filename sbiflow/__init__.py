@@ -34,7 +34,15 @@ from sbiflow.priors import (
 from sbiflow.samples import PosteriorSamples, WeightedSamples
 from sbiflow.simulate import draw_pairs, simulate, simulator_from_function
 from sbiflow.store import Store
-from sbiflow.training import Member, TrainConfig, default_members, train, train_ensemble
+from sbiflow.training import (
+    Member,
+    TrainConfig,
+    default_members,
+    is_rank_zero,
+    rank_zero_first,
+    train,
+    train_ensemble,
+)
 
 if TYPE_CHECKING:
     from sbiflow.calibration import (  # type: ignore[no-redef]  # c2st and mmd are modules there as well
@@ -84,12 +92,14 @@ __all__ = [
     "emcee_reference",
     "evidence",
     "integrate",
+    "is_rank_zero",
     "isotropic_direction",
     "local_c2st",
     "marginal_jsd",
     "mmd",
     "nested_reference",
     "predictive_check",
+    "rank_zero_first",
     "reference_floor",
     "simulate",
     "simulator_from_function",

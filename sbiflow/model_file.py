@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,10 @@ def write_model(
     Raises:
         OSError: the folder cannot be written (a full disk); a former model in it is kept.
     """
-    partial = folder.with_name(folder.name + ".partial")
+    rank = os.environ.get(
+        "RANK", ""
+    )  # the processes of torchrun all save the model that they trained together
+    partial = folder.with_name(f"{folder.name}.partial{rank}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -20,6 +20,7 @@ LAYERS = [
     "ensemble",
     "training calibration integrate",
     "cli __init__",
+    "__main__",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 

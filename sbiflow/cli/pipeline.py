@@ -23,7 +23,7 @@ from sbiflow.flows import FlowConfig
 from sbiflow.posterior import ModelInfo, Posterior
 from sbiflow.simulate import simulate
 from sbiflow.store import Store
-from sbiflow.training import TrainConfig, train, train_ensemble
+from sbiflow.training import TrainConfig, is_rank_zero, train, train_ensemble
 
 _FLOW, _EMBEDDING, _TRAIN = FlowConfig(), EmbeddingConfig(), TrainConfig()
 _CHECKPOINT = "checkpoint.safetensors"
@@ -75,6 +75,9 @@ def train_command(
         int | None, Option(help="Steps; by default 40 passes, within 300 to 20,000 steps.")
     ] = None,
     batch: Annotated[int | None, Option(help="Rows per step; by default 128 to 512.")] = _TRAIN.batch,
+    lanes: Annotated[
+        int | None, Option(help="Parts of a batch, for the processes of torchrun; by default one each.")
+    ] = None,
     rate: Annotated[float, Option(help="Peak learning rate.")] = _TRAIN.learning_rate,
     optimiser: Annotated[str, Option(help="muon or adam.")] = _TRAIN.optimiser,
     schedule: Annotated[str, Option(help="cosine or onecycle.")] = _TRAIN.schedule,
@@ -100,7 +103,7 @@ def train_command(
         _warn(f"{store}: {opened.n_done:,} of {opened.n:,} rows are simulated so far; training on those")
     config = TrainConfig(
         steps=steps, batch=batch, learning_rate=rate, optimiser=optimiser, schedule=schedule,
-        patience=patience or None, seed=seed,
+        patience=patience or None, seed=seed, lanes=lanes,
     )  # fmt: skip
     flow = FlowConfig(family=family, layers=layers, hidden=hidden, bins=bins)
     embed = EmbeddingConfig(kind=embedding, features=features, hidden=embedding_hidden, svd_components=svd)
@@ -118,6 +121,8 @@ def train_command(
         if str(error).startswith(str(checkpoint)):  # of another run, or damaged
             raise ValueError(f"{error}; --restart discards it, or choose another --out") from error
         raise
+    if not is_rank_zero():
+        return
     posterior.save(out)
     info = posterior.info
     typer.echo(
@@ -133,6 +138,8 @@ def _train_ensemble(
     if restart:
         shutil.rmtree(checkpoints, ignore_errors=True)
     trained = train_ensemble(store, simulator, seed=seed, device=device, checkpoint_folder=checkpoints)
+    if not is_rank_zero():
+        return
     trained.save(out)
     shares = ", ".join(f"{weight:.2f}" for weight in trained.weights)
     typer.echo(

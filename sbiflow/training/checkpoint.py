@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         tensors, meta = load_tensors(self.path)
-        found, expected = _flat(meta.get("identity", {})), _flat(json.loads(json.dumps(self.identity)))
+        found, expected = flat(meta.get("identity", {})), flat(json.loads(json.dumps(self.identity)))
         different = [
             f"{key}: expected {expected.get(key)}, got {found.get(key)}"
             for key in dict.fromkeys([*expected, *found])
@@ -51,11 +52,11 @@ class Checkpoint:
         return tensors, meta["state"]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with dotted keys."""
     if not isinstance(value, Mapping):
         return {prefix: value}
-    parts = [_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
+    parts = [flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
     return {key: item for part in parts for key, item in part.items()}
 
 
@@ -88,6 +89,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
         raise ValueError(f"{path}: expected a safetensors file written by sbiflow, got {error}") from None
+
+
+def digest(*tensors: Tensor) -> str:
+    """16 hexadecimal digits of the tensors' bytes."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def pack(

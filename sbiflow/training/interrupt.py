@@ -10,25 +10,32 @@ from types import FrameType
 
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within the block the first Ctrl-C is only noted (ask the yielded function); the second one interrupts at once.
+def deferred_interrupt(patient: bool = False) -> Iterator[Callable[[], bool]]:
+    """Within the block the first Ctrl-C or SIGTERM is only noted (ask the yielded function); a second one interrupts.
 
-    Where Ctrl-C is ignored (a job in the background) it stays ignored; in other threads it never arrives.
+    SIGTERM is what a batch system sends some time before it kills. Where Ctrl-C is ignored (a job in the background)
+    it stays ignored, and a handler that a program has of its own for SIGTERM stays; in other threads no signal
+    arrives. With `patient` a second signal is noted as the first one is: torchrun passes on to its processes a signal
+    that the batch system has sent them already.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if before == signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    noted = [signal.SIGINT] if before[signal.SIGINT] != signal.SIG_IGN else []
+    noted += [signal.SIGTERM] if before[signal.SIGTERM] == signal.SIG_DFL else []
+    if threading.current_thread() is not threading.main_thread():
+        noted = []
     requested = False
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal requested
-        if requested:
+        if requested and not patient:
             raise KeyboardInterrupt
         requested = True
 
-    signal.signal(signal.SIGINT, note)
+    for number in noted:
+        signal.signal(number, note)
     try:
         yield lambda: requested
     finally:
-        signal.signal(signal.SIGINT, before or signal.default_int_handler)  # None: set by other than Python
+        for number in noted:
+            handler = before[number]  # None: set by other than Python
+            signal.signal(number, signal.default_int_handler if handler is None else handler)

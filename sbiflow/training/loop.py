@@ -1,8 +1,8 @@
 """The training loop: minimise -E log q(theta | x) over simulated pairs.
 
-Batches, order, extrinsic parameters and noise depend on (seed, step) only, and a checkpoint is only ever written
-between steps: a run that was killed and resumed from its checkpoint ends with the same weights, bit for bit, on the
-same device.
+Batches, order, extrinsic parameters and noise depend on (seed, step) only (and on the lane of the batch, where there
+are several: distributed.py), and a checkpoint is only ever written between steps: a run that was killed and resumed
+from its checkpoint ends with the same weights, bit for bit, on the same device.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sbiflow.training.checkpoint import Checkpoint, pack, unpack
 from sbiflow.training.compiled import LogProb, compiled_log_prob, worthwhile
 from sbiflow.training.config import TrainConfig
 from sbiflow.training.data import DROPOUT, EXTRINSIC, NOISE, Data, redrawn
+from sbiflow.training.distributed import Team
 from sbiflow.training.interrupt import deferred_interrupt
 from sbiflow.training.optimiser import build_optimisers
 from sbiflow.training.progress import TrainingLog, progress_bar
@@ -53,9 +54,13 @@ class Training:
         simulator: Simulator | RowSimulator,
         config: TrainConfig,
         checkpoint: Checkpoint | None = None,
+        team: Team | None = None,
     ) -> None:
         self.model, self.data, self.simulator, self.config = model.eval(), data, simulator, config
-        self.validation, self.checkpoint = validation, checkpoint
+        self.validation, self.checkpoint, self.team = validation, checkpoint, team or Team()
+        self.lanes = config.lanes or 1
+        if len(data) < self.lanes:
+            raise ValueError(f"lanes: expected at most the {len(data)} rows to train on, got {self.lanes}")
         self.optimisers = build_optimisers(model, config.optimiser, config.learning_rate)
         self.best = {name: value.clone() for name, value in model.state_dict().items()}
         self.step, self.waited, self.log = 0, 0, TrainingLog()
@@ -71,18 +76,23 @@ class Training:
             self.log_prob = compiled_log_prob(self.model, *self._batch(self.step))
         if self.step == 0:
             self._validate()  # the start may be better than what a few simulations teach
-        with progress_bar(steps, self.step, progress) as show, deferred_interrupt() as interrupted:
+        show_progress, patient = progress and self.team.rank == 0, self.team.size > 1
+        with (
+            progress_bar(steps, self.step, show_progress) as show,
+            deferred_interrupt(patient) as interrupted,
+        ):
             while self.step < steps and self.waited < patience:
                 loss = self._update(rate(self.step / steps, self.config))
                 self.step += 1
                 self.log.seconds = time.monotonic() - started
                 validate = self.step % every == 0 or self.step == steps
-                if validate or self.step % _LOG_EVERY == 0:
+                log = validate or self.step % _LOG_EVERY == 0
+                if log:
                     self._record(loss)
                     if validate:
                         self._validate()
                     show(self.step, self.log.loss[-1], self.log.best)
-                if interrupted():
+                if self.team.stops(interrupted(), listen=log or loss.device.type == "cpu"):
                     self._interrupt()
                 if self.checkpoint and self.step % self.checkpoint.every == 0:
                     self.save()
@@ -95,30 +105,44 @@ class Training:
 
     def _update(self, rate: float) -> Tensor:
         """One step on one batch; returns the loss without waiting for it."""
-        z, x = self._batch(self.step)
-        with dropout_stream(self.model, self.config.seed, self.step):
-            loss = -self.log_prob(z, x).mean()
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        loss.backward()
+        loss = self._backward(self.step)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
         if loss.device.type == "cpu" and not math.isfinite(loss.item() + norm.item()):
             self._diverged(self.step + 1)  # before the weights are touched; a GPU is not made to wait for it
         for optimiser in self.optimisers:
             optimiser.step()
-        return loss.detach()
+        return loss
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        z, signal = self.data.batch(step, self._size)
-        z = redrawn(self.simulator, z, self.config.seed, EXTRINSIC, step)
-        noise = torch_generator(self.config.seed, NOISE, step, device=z.device)
+    def _backward(self, step: int) -> Tensor:
+        """Gradients of the mean loss of a batch, and the loss: lane after lane, then all processes' together."""
+        losses = []
+        for lane in self.team.own(self.lanes):
+            z, x = self._batch(step, lane)
+            with dropout_stream(self.model, self.config.seed, *_key(step, lane)):
+                loss = -self.log_prob(z, x).mean() / self.lanes
+            loss.backward()
+            losses.append(loss.detach())
+        return self.team.add_gradients(self.model, torch.stack(losses).sum())
+
+    def _batch(self, step: int, lane: int = 0) -> tuple[Tensor, Tensor]:
+        z, signal = self.data.batch(step, self._size, self._rows(lane))
+        z = redrawn(self.simulator, z, self.config.seed, EXTRINSIC, *_key(step, lane))
+        noise = torch_generator(self.config.seed, NOISE, *_key(step, lane), device=z.device)
         return z, observe(self.simulator, theta_for(self.simulator, z), signal, noise)
+
+    def _rows(self, lane: int) -> slice:
+        size = self._size // self.lanes
+        return slice(lane * size, (lane + 1) * size)
 
     @property
     def _size(self) -> int:
-        return min(self.config.batch or len(self.data), len(self.data))
+        """Rows of a batch; of few data as many as make equal lanes."""
+        size = min(self.config.batch or len(self.data), len(self.data))
+        return size - size % self.lanes
 
     def _record(self, loss: Tensor) -> None:
         if not math.isfinite(loss.item()):
@@ -129,9 +153,8 @@ class Training:
 
     @torch.no_grad()
     def _validate(self) -> None:
-        pairs = self.validation.z, self.validation.x
-        chunks = zip(*(values.split(_VALIDATION_CHUNK) for values in pairs), strict=True)
-        log_prob = torch.cat([self.model.log_prob(z, x) for z, x in chunks])
+        self.team.check_weights(self.model, self.step)
+        log_prob = self._validation_log_prob()
         loss = -log_prob.double().mean().item()
         if not math.isfinite(loss):
             bad = ~torch.isfinite(log_prob).cpu()
@@ -142,16 +165,30 @@ class Training:
         self.log.validation_step.append(self.step)
         self.log.validation_loss.append(loss)
 
+    def _validation_log_prob(self) -> Tensor:
+        """Chunk by chunk, shared out among the processes; chunks depend on the lanes only, and so does rounding."""
+        z, x = self.validation
+        size = min(_VALIDATION_CHUNK, -(-len(z) // self.lanes))
+        log_prob = z.new_zeros(len(z))
+        for chunk, start in enumerate(range(0, len(z), size)):
+            if chunk % self.team.size == self.team.rank:
+                rows = slice(start, start + size)
+                log_prob[rows] = self.model.log_prob(z[rows], x[rows])
+        return self.team.add(log_prob)
+
     @torch.no_grad()
     def _diverged(self, step: int) -> NoReturn:
         """Name the rows of the batch whose density is not finite, and stop.
 
         On a GPU, which is only asked now and then, it may have happened up to `_LOG_EVERY` steps before.
         """
-        z, x = self._batch(step - 1)
-        good = torch.isfinite(self.model.log_prob(z, x)) & torch.isfinite(x.reshape(len(x), -1)).all(1)
+        bad = torch.zeros(self._size, device=self.validation.z.device)
+        for lane in self.team.own(self.lanes):
+            z, x = self._batch(step - 1, lane)
+            good = torch.isfinite(self.model.log_prob(z, x)) & torch.isfinite(x.reshape(len(x), -1)).all(1)
+            bad[self._rows(lane)] = (~good).float()
         rows = self.data.batch_rows(step - 1, self._size)
-        self._stop(step, "loss or its gradient", rows[~good.cpu()])
+        self._stop(step, "loss or its gradient", rows[self.team.add(bad).bool().cpu()])
 
     def _stop(self, step: int, what: str, rows: Tensor) -> NoReturn:
         blame = (
@@ -174,21 +211,27 @@ class Training:
             else "nothing is kept (give a checkpoint file to keep it)"
         )
         text = f"stopped at step {self.step} of {self.config.steps}: {kept}"
-        print(f"\n{text}", file=sys.stderr)
+        if self.team.rank == 0:
+            print(f"\n{text}", file=sys.stderr)
         raise KeyboardInterrupt(text)
 
     def save(self) -> None:
-        """Write the checkpoint, if one was asked for; never weights that are not finite."""
+        """Write the checkpoint, if one was asked for, in process 0; never weights that are not finite."""
         if self.checkpoint is None:
             return
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
             self._diverged(self.step)
         state = {"step": self.step, "waited": self.waited, "log": self.log.state()}
-        self.checkpoint.write(pack(self.model, self.optimisers, self.best), state)
+        if self.team.rank == 0:
+            self.checkpoint.write(pack(self.model, self.optimisers, self.best), state)
+        self.team.gather(None)  # none goes on, or looks for the file, before it is there
 
     def resume(self) -> None:
         """Go on from the checkpoint if there is one; refuse another run's."""
         found = self.checkpoint.read() if self.checkpoint else None
+        if self.checkpoint:
+            step = found[1]["step"] if found else "no such file"
+            self.team.check_same(f"{self.checkpoint.path} (on a file system that all share)", {"step": step})
         if found is None:
             return
         tensors, state = found
@@ -198,17 +241,22 @@ class Training:
 
 
 @contextmanager
-def dropout_stream(model: ConditionalFlow, seed: int, step: int) -> Iterator[None]:
-    """Training mode with dropout drawn from a stream of (seed, step), for a flow that has dropout."""
+def dropout_stream(model: ConditionalFlow, seed: int, *key: int) -> Iterator[None]:
+    """Training mode with dropout drawn from a stream of (seed, *key), for a flow that has dropout."""
     if not model.has_dropout:
         yield
         return
     devices = [parameter.device for parameter in islice(model.parameters(), 1) if parameter.is_cuda]
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(torch_generator(seed, DROPOUT, step).initial_seed()))
+        torch.manual_seed(int(torch_generator(seed, DROPOUT, *key).initial_seed()))
         model.train()
         yield
         model.eval()
+
+
+def _key(step: int, lane: int) -> tuple[int, ...]:
+    """Of the random streams of a lane; the first has those of a batch that is not divided."""
+    return (step, lane) if lane else (step,)
 
 
 def rate(progress: float, config: TrainConfig) -> float:

@@ -8,7 +8,6 @@ its signals do not depend: they and x are redrawn together, the pair is still on
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from sbiflow.provenance import now, package_version
 from sbiflow.seeding import torch_generator
 from sbiflow.store import Store
 from sbiflow.structure import Structure
-from sbiflow.training.checkpoint import CHECKPOINT_FORMAT, Checkpoint
+from sbiflow.training.checkpoint import CHECKPOINT_FORMAT, Checkpoint, digest, flat
 from sbiflow.training.config import TrainConfig
 from sbiflow.training.data import (
     VALIDATION_EXTRINSIC,
@@ -44,6 +43,7 @@ from sbiflow.training.data import (
     load_training_data,
     redrawn,
 )
+from sbiflow.training.group import join
 from sbiflow.training.loop import Observed, Training
 
 _FIT_ROWS = 50_000  # rows that the standardiser, the SVD and the novelty test are fitted on
@@ -63,51 +63,54 @@ def train(
     split: int | None = None,
     progress: bool = True,
 ) -> Posterior:
-    """Train a conditional flow on a store of simulations.
+    """Train a conditional flow on a store of simulations; under torchrun, one flow on all processes (distributed.py).
 
     Args:
         store: simulations of this simulator.
         simulator: its `observe` adds the noise, its `prior` gives names and bijection; `extrinsic` parameters, if it
             has any, are redrawn for every batch.
         config, flow, embedding: settings; the defaults suit most problems of up to about 15 parameters.
-        device: "auto" takes a GPU if there is one.
-        checkpoint: file to write every `checkpoint_every` steps, on Ctrl-C and at the end; if it exists and belongs
-            to the same run, training goes on from there.
+        device: "auto" takes a GPU if there is one, for every process its own.
+        checkpoint: file to write every `checkpoint_every` steps, on Ctrl-C or SIGTERM and at the end; if it exists and
+            belongs to the same run, training goes on from there. All processes have to see it; process 0 writes it.
         split: seed of the split into training and validation rows, if not the configuration's own.
 
     Raises:
         ValueError: the store is of another simulator or prior, has too few rows, its signals depend on parameters
-            that are called extrinsic, or the checkpoint is of another run.
+            that are called extrinsic, or the checkpoint is of another run; processes that differ in data, settings or
+            the checkpoint that they see, or that cannot share the batch out equally.
         FloatingPointError: the loss is not finite; says the step, the rows and where the last good state is.
-        KeyboardInterrupt: Ctrl-C, after the step in work is finished and the checkpoint written.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step in work is finished and the checkpoint written.
+        RuntimeError: another process of the run is gone, or has other weights.
     """
     config, flow, embedding = config or TrainConfig(), flow or FlowConfig(), embedding or EmbeddingConfig()
     flow = _with_structure(flow, simulator)
     check_count(checkpoint_every, "checkpoint_every")
-    where = _device(device)
+    team = join()
+    where = team.device(_device(device))
     _check_same_problem(store, simulator)
-    config = config.resolved(store.n_ok)
+    config = config.resolved(store.n_ok, team.size)
     data = load_training_data(store, simulator.prior, config.validation or 0.0, config.seed, where, split)
     some = data.some(_FIT_ROWS)
     valid, fit = observed(simulator, data.validation, config.seed), observed(simulator, some, config.seed, 1)
 
     file = None
+    if checkpoint is not None or team.size > 1:
+        identity = _identity(store, data, valid, simulator, config, flow, embedding)
+        team.check_same("train", flat(identity))
     if checkpoint is not None:
-        file = Checkpoint(
-            Path(checkpoint),
-            checkpoint_every,
-            _identity(store, data, valid, simulator, config, flow, embedding),
-        )
+        file = Checkpoint(Path(checkpoint), checkpoint_every, identity)
         file.path.parent.mkdir(parents=True, exist_ok=True)
-    run = Training(
-        _build(simulator, flow, embedding, config.seed, fit, some), data, valid, simulator, config, file
-    )
+    model = _build(simulator, flow, embedding, config.seed, fit, some)
+    team.share(model)
+    run = Training(model, data, valid, simulator, config, file, team)
     run.resume()
     run.loop(progress)
     run.model.load_state_dict(run.best)
     novelty = Novelty.fit(fit.x, valid.x, run.model.embedding)
-    shape, info = tuple(simulator.x_shape), _info(store, simulator, run)
-    return Posterior(run.model.eval(), flow, embedding, simulator.prior, shape, novelty, info, run.log)
+    team.share(novelty)
+    shape, (info, log) = tuple(simulator.x_shape), team.first((_info(store, simulator, run), run.log))
+    return Posterior(run.model.eval(), flow, embedding, simulator.prior, shape, novelty, info, log)
 
 
 def _with_structure(flow: FlowConfig, simulator: Simulator | RowSimulator) -> FlowConfig:
@@ -191,16 +194,9 @@ def _identity(
         "prior": dict(zip(simulator.prior.names, simulator.prior.spec(), strict=True)),
         "simulator": store.meta.simulator,
         "rows": len(data),
-        "data": _digest(valid.z, data.validation.signal),
-        "noise": _digest(observe(simulator, theta_for(simulator, z), signal, noise)),
+        "data": digest(valid.z, data.validation.signal),
+        "noise": digest(observe(simulator, theta_for(simulator, z), signal, noise)),
     }
-
-
-def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _build(

@@ -20,6 +20,7 @@ from sbiflow.training.loop import rate
         ("clip", -1.0, "learning_rate and clip: expected values > 0"),
         ("validation", 1.0, "validation: expected a share between 0 and 1, got 1.0"),
         ("seed", -1, "seed: expected a whole number >= 0, got -1"),
+        ("lanes", 0, "lanes: expected a whole number >= 1, got 0"),
         ("seed", 0.5, "seed: expected a whole number >= 0, got 0.5"),
     ],
 )
@@ -53,3 +54,16 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(schedule, peak):
     assert values[-1] < 1e-5
     # half way down the cosine it is half the peak
     assert rate((1 + peak) / 2, config) == pytest.approx(0.25)
+
+
+def test_a_batch_chosen_automatically_is_made_divisible_and_a_given_one_has_to_be():
+    assert TrainConfig().resolved(10**8, processes=3).batch == 513
+    assert TrainConfig(lanes=6).resolved(10**8, processes=3).lanes == 6
+    assert TrainConfig(lanes=6).resolved(10**8).batch == 516
+    assert TrainConfig().resolved(10**8) == TrainConfig(lanes=1).resolved(10**8)
+    with pytest.raises(ValueError, match="expected a multiple of its 3 lanes, got 512; set batch=510 or 513"):
+        TrainConfig(batch=512).resolved(10**8, processes=3)
+    with pytest.raises(ValueError, match="expected a multiple of its 3 lanes, got 2; set batch=3"):
+        TrainConfig(batch=2, lanes=3).resolved(10**8)
+    with pytest.raises(ValueError, match=r"multiple of the 4 processes, got 6; .* or set lanes=8"):
+        TrainConfig(lanes=6).resolved(10**8, processes=4)
