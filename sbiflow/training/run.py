@@ -9,6 +9,7 @@ its signals do not depend: they and x are redrawn together, the pair is still on
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,18 @@ from sbiflow.training.data import (
     VALIDATION_NOISE,
     Data,
     Rows,
-    load_training_data,
     redrawn,
 )
 from sbiflow.training.loop import Observed, Training
+from sbiflow.training.shards import Shards
+from sbiflow.training.stream import training_data
 
 _FIT_ROWS = 50_000  # rows that the standardiser, the SVD and the novelty test are fitted on
 _CHECKED_ROWS = 4  # simulated again, to see that what is called extrinsic is
 
 
 def train(
-    store: Store,
+    store: Store | Sequence[Store],
     simulator: Simulator | RowSimulator,
     config: TrainConfig | None = None,
     *,
@@ -62,11 +64,13 @@ def train(
     checkpoint_every: int = 500,
     split: int | None = None,
     progress: bool = True,
+    memory: float | None = None,
 ) -> Posterior:
     """Train a conditional flow on a store of simulations.
 
     Args:
-        store: simulations of this simulator.
+        store: simulations of this simulator; or several stores of different seeds, whose rows count as one store's, in
+            ascending order of the seeds.
         simulator: its `observe` adds the noise, its `prior` gives names and bijection; `extrinsic` parameters, if it
             has any, are redrawn for every batch.
         config, flow, embedding: settings; the defaults suit most problems of up to about 15 parameters.
@@ -74,10 +78,13 @@ def train(
         checkpoint: file to write every `checkpoint_every` steps, on Ctrl-C and at the end; if it exists and belongs
             to the same run, training goes on from there.
         split: seed of the split into training and validation rows, if not the configuration's own.
+        memory: [GB] that the simulations may take; if half of it does not hold them (loading takes two copies), they
+            are read from the disk while training, in an order of their own (`StreamedData`). None: what is available
+            on this machine now, and 1 GB if they are read from the disk.
 
     Raises:
         ValueError: the store is of another simulator or prior, has too few rows, its signals depend on parameters
-            that are called extrinsic, or the checkpoint is of another run.
+            that are called extrinsic, or the checkpoint is of another run; it changed while it was read from the disk.
         FloatingPointError: the loss is not finite; says the step, the rows and where the last good state is.
         KeyboardInterrupt: Ctrl-C, after the step in work is finished and the checkpoint written.
     """
@@ -85,9 +92,28 @@ def train(
     flow = _with_structure(flow, simulator)
     check_count(checkpoint_every, "checkpoint_every")
     where = _device(device)
-    _check_same_problem(store, simulator)
-    config = config.resolved(store.n_ok)
-    data = load_training_data(store, simulator.prior, config.validation or 0.0, config.seed, where, split)
+    shards = Shards.of(store)
+    for part in shards.stores:
+        _check_same_problem(part, simulator)
+    config = config.resolved(shards.n_ok)
+    share = config.validation or 0.0
+    with training_data(shards, simulator.prior, share, config.seed, where, split, memory, checkpoint) as data:
+        return _trained(
+            shards, data, simulator, config, flow, embedding, checkpoint, checkpoint_every, progress
+        )
+
+
+def _trained(
+    store: Shards,
+    data: Data,
+    simulator: Simulator | RowSimulator,
+    config: TrainConfig,
+    flow: FlowConfig,
+    embedding: EmbeddingConfig,
+    checkpoint: str | Path | None,
+    checkpoint_every: int,
+    progress: bool,
+) -> Posterior:
     some = data.some(_FIT_ROWS)
     valid, fit = observed(simulator, data.validation, config.seed), observed(simulator, some, config.seed, 1)
 
@@ -172,7 +198,7 @@ def _check_made(
 
 
 def _identity(
-    store: Store,
+    store: Shards,
     data: Data,
     valid: Observed,
     simulator: Simulator | RowSimulator,
@@ -193,6 +219,7 @@ def _identity(
         "rows": len(data),
         "data": _digest(valid.z, data.validation.signal),
         "noise": _digest(observe(simulator, theta_for(simulator, z), signal, noise)),
+        **({"order": data.order} if data.order else {}),
     }
 
 
@@ -221,7 +248,7 @@ def _build(
     return model.to(fit.x.device)
 
 
-def _info(store: Store, simulator: Simulator | RowSimulator, run: Training) -> ModelInfo:
+def _info(store: Shards, simulator: Simulator | RowSimulator, run: Training) -> ModelInfo:
     return ModelInfo(
         simulator=store.meta.simulator,
         simulator_version=store.meta.version,
