@@ -98,9 +98,10 @@ def train(
     config = config.resolved(shards.n_ok)
     share = config.validation or 0.0
     with training_data(shards, simulator.prior, share, config.seed, where, split, memory, checkpoint) as data:
-        return _trained(
+        run, fit = _trained(
             shards, data, simulator, config, flow, embedding, checkpoint, checkpoint_every, progress
         )
+    return _posterior(shards, simulator, run, fit, flow, embedding)
 
 
 def _trained(
@@ -113,7 +114,8 @@ def _trained(
     checkpoint: str | Path | None,
     checkpoint_every: int,
     progress: bool,
-) -> Posterior:
+) -> tuple[Training, Observed]:
+    """The run at its end, and the rows that it started from."""
     some = data.some(_FIT_ROWS)
     valid, fit = observed(simulator, data.validation, config.seed), observed(simulator, some, config.seed, 1)
 
@@ -128,10 +130,22 @@ def _trained(
     run = Training(
         _build(simulator, flow, embedding, config.seed, fit, some), data, valid, simulator, config, file
     )
+    del some  # an eighth of what rows from the disk may take
     run.resume()
     run.loop(progress)
+    return run, fit
+
+
+def _posterior(
+    store: Shards,
+    simulator: Simulator | RowSimulator,
+    run: Training,
+    fit: Observed,
+    flow: FlowConfig,
+    embedding: EmbeddingConfig,
+) -> Posterior:
     run.model.load_state_dict(run.best)
-    novelty = Novelty.fit(fit.x, valid.x, run.model.embedding)
+    novelty = Novelty.fit(fit.x, run.validation.x, run.model.embedding)
     shape, info = tuple(simulator.x_shape), _info(store, simulator, run)
     return Posterior(run.model.eval(), flow, embedding, simulator.prior, shape, novelty, info, run.log)
 
