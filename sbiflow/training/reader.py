@@ -117,7 +117,7 @@ class Reader:
             self._written[i] = written
 
     def _check_finite(self, signal: np.ndarray, rows: np.ndarray) -> None:
-        if not signal.size or np.isfinite(torch.stack(torch.from_numpy(signal).aminmax())).all():
+        if not signal.size or bool(torch.stack(torch.from_numpy(signal).aminmax()).isfinite().all()):
             return
         bad = rows[~np.isfinite(signal.reshape(len(signal), -1)).all(1)]
         i = bisect_right(self._store.ends, bad[0])
