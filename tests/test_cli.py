@@ -29,6 +29,7 @@ from sbiflow.posterior import Posterior
 from sbiflow.priors import Prior, Uniform
 from sbiflow.store import Store
 from sbiflow.training import Member
+from sbiflow.training.checkpoint import load_tensors
 from simulators.crisp import BEST_FIT, WAVELENGTHS, crisp_simulator
 from simulators.registry import BUILT_IN
 from tests.quick import CONFIG, EMBEDDING, FLOW
@@ -409,6 +410,18 @@ def test_an_unfinished_store_is_trained_on_with_a_warning(store, tmp_path):
     result = sbiflow("train", half.path, "--out", tmp_path / "model", *arguments)
     assert result.exit_code == 0
     assert "warning:" in result.stderr and "1,024 of 2,000 rows" in result.stderr
+
+
+def test_several_stores_from_the_disk(store, tmp_path):
+    succeed("simulate", SIMULATOR, "--n", 1000, "--out", tmp_path / "more.h5", "--seed", 4)
+    arguments = ["--out", tmp_path / "model", "--simulator", SIMULATOR, "--steps", 2, *SMALL]
+    succeed("train", store, tmp_path / "more.h5", *arguments, "--memory", 1e-4)
+    assert Posterior.load(tmp_path / "model").info.simulations == 9000
+    _, meta = load_tensors(tmp_path / "model" / "checkpoint.safetensors")
+    assert meta["identity"]["order"].startswith("from disk, ")
+    assert "order: expected None" in fail("train", store, tmp_path / "more.h5", *arguments, "--memory", 1)
+    assert "the same rows" in fail("train", store, store, *arguments)
+    assert "memory: expected a value > 0" in fail("train", store, *arguments, "--memory", 0)
 
 
 def test_errors_of_sample(model, crisp_model, observation, tmp_path, store):

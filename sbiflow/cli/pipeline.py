@@ -60,7 +60,10 @@ def simulate_command(
 
 
 def train_command(
-    store: Annotated[Path, Argument(help="HDF5 file made by `sbiflow simulate`.", show_default=False)],
+    store: Annotated[
+        list[Path],
+        Argument(help="HDF5 files made by `sbiflow simulate`, of different seeds.", show_default=False),
+    ],
     out: Annotated[Path, Option(help="Folder for model, log and checkpoint.", show_default=False)],
     simulator: SimulatorOption = None,
     family: Annotated[str, Option(help="Flow: see `sbiflow list`.")] = _FLOW.family,
@@ -90,17 +93,17 @@ def train_command(
         bool,
         Option("--ensemble", help="Several stacked flows of tried settings; the options above are not used."),
     ] = False,
+    memory: Annotated[
+        float | None,
+        Option(help="GB that simulations may take; more is read from disk. Default: what is free."),
+    ] = None,
     restart: Annotated[bool, Option("--restart", help="Discard the checkpoint in OUT, train anew.")] = False,
 ) -> None:
     """Train a flow on a store. Ctrl-C loses nothing: the same command continues from the checkpoint."""
-    opened = Store.open(store)
-    chosen = lookup.recorded_simulator(simulator, opened.meta.simulator, store)
-    if different := lookup.differences(chosen, opened.meta.simulator, opened.meta.version):
-        raise ValueError(f"{store}: made with another simulator; {'; '.join(different)}")
-    if lookup.source_changed(chosen, opened.meta.source_hash):
-        _warn(f"the simulator's source has changed since {store} was made")
-    if opened.n_done < opened.n:
-        _warn(f"{store}: {opened.n_done:,} of {opened.n:,} rows are simulated so far; training on those")
+    opened = [Store.open(path) for path in store]
+    chosen = lookup.recorded_simulator(simulator, opened[0].meta.simulator, store[0])
+    for one in opened:
+        _check_made_with(one, chosen)
     config = TrainConfig(
         steps=steps, batch=batch, learning_rate=rate, optimiser=optimiser, schedule=schedule,
         patience=patience or None, seed=seed, lanes=lanes,
@@ -108,15 +111,16 @@ def train_command(
     flow = FlowConfig(family=family, layers=layers, hidden=hidden, bins=bins)
     embed = EmbeddingConfig(kind=embedding, features=features, hidden=embedding_hidden, svd_components=svd)
     if ensemble:
-        _train_ensemble(opened, chosen, out, seed, device, restart)
+        _train_ensemble(opened, chosen, out, seed, device, memory, restart)
         return
     checkpoint = out / _CHECKPOINT
     if restart:
         checkpoint.unlink(missing_ok=True)
     try:
         posterior = train(
-            opened, chosen, config, flow=flow, embedding=embed, device=device, checkpoint=checkpoint
-        )
+            opened, chosen, config, flow=flow, embedding=embed, device=device, checkpoint=checkpoint,
+            memory=memory,
+        )  # fmt: skip
     except ValueError as error:
         if str(error).startswith(str(checkpoint)):  # of another run, or damaged
             raise ValueError(f"{error}; --restart discards it, or choose another --out") from error
@@ -131,13 +135,33 @@ def train_command(
     )
 
 
+def _check_made_with(store: Store, simulator: AnySimulator) -> None:
+    """Raise if the store is of another simulator; warn of another source and of rows that are missing."""
+    meta = store.meta
+    if different := lookup.differences(simulator, meta.simulator, meta.version):
+        raise ValueError(f"{store.path}: made with another simulator; {'; '.join(different)}")
+    if lookup.source_changed(simulator, meta.source_hash):
+        _warn(f"the simulator's source has changed since {store.path} was made")
+    done = store.n_done
+    if done < store.n:
+        _warn(f"{store.path}: {done:,} of {store.n:,} rows are simulated so far; training on those")
+
+
 def _train_ensemble(
-    store: Store, simulator: AnySimulator, out: Path, seed: int, device: str, restart: bool
+    store: list[Store],
+    simulator: AnySimulator,
+    out: Path,
+    seed: int,
+    device: str,
+    memory: float | None,
+    restart: bool,
 ) -> None:
     checkpoints = out.with_name(out.name + "-checkpoints")
     if restart:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    trained = train_ensemble(store, simulator, seed=seed, device=device, checkpoint_folder=checkpoints)
+    trained = train_ensemble(
+        store, simulator, seed=seed, device=device, checkpoint_folder=checkpoints, memory=memory
+    )
     if not is_rank_zero():
         return
     trained.save(out)

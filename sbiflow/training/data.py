@@ -1,4 +1,7 @@
-"""Whole arrays on the device; every random choice is a function of (seed, what, step), so a restart needs no state."""
+"""What the loop reads; every random choice is a function of (seed, what, step), so a restart needs no state.
+
+Here: whole arrays on the device. What does not fit into memory comes from the disk, see stream.py.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,11 +18,13 @@ from sbiflow.observing import extrinsic_columns, redraw_base
 from sbiflow.priors import Prior
 from sbiflow.seeding import torch_generator
 from sbiflow.store import Store
+from sbiflow.training.shards import Shards
 
 # keys of the random streams
 SPLIT, ORDER, NOISE, VALIDATION_NOISE, DROPOUT, EXTRINSIC, VALIDATION_EXTRINSIC = range(7)
 _MAX_VALIDATION = 10_000
-_MIN_ROWS = 20
+_WHOLE_SPLIT = 2**24  # rows whose permutation may be in memory
+MIN_ROWS = 20
 
 
 class Rows(NamedTuple):
@@ -30,7 +36,12 @@ class Rows(NamedTuple):
 
 
 class Data(Protocol):
-    """What the training loop reads: in memory (`TrainingData`) or from disk."""
+    """What the training loop reads: in memory (`TrainingData`) or from disk (`StreamedData`)."""
+
+    @property
+    def order(self) -> str:
+        """What besides the seed the order of the rows depends on; "" for a permutation of all of them."""
+        ...
 
     @property
     def validation(self) -> Rows:
@@ -73,6 +84,10 @@ class TrainingData:
         return len(self.z)
 
     @property
+    def order(self) -> str:
+        return ""
+
+    @property
     def validation(self) -> Rows:
         return Rows(self.z_validation, self.signal_validation, self.rows_validation)
 
@@ -102,7 +117,12 @@ def _order(seed: int, epoch: int, rows: int) -> Tensor:
 
 
 def load_training_data(
-    store: Store, prior: Prior, validation: float, seed: int, device: torch.device, split: int | None = None
+    store: Store | Shards,
+    prior: Prior,
+    validation: float,
+    seed: int,
+    device: torch.device,
+    split: int | None = None,
 ) -> TrainingData:
     """Read the valid rows of a store, transform the parameters, split and move to the device.
 
@@ -112,10 +132,7 @@ def load_training_data(
         ValueError: fewer than 20 valid rows, or signals that are not finite in float32.
     """
     in_store = store.valid_rows()
-    if len(in_store) < _MIN_ROWS:
-        raise ValueError(
-            f"{store.path}: expected at least {_MIN_ROWS} valid rows to train on, got {len(in_store)}"
-        )
+    check_enough(len(in_store), str(store.path))
     pair = store.read(slice(None) if len(in_store) == store.n else in_store)
     theta, signal = torch.from_numpy(pair[0]), torch.from_numpy(pair[1]).float()
     bad = in_store[~torch.isfinite(signal.reshape(len(signal), -1)).all(1).numpy()].tolist()
@@ -124,14 +141,30 @@ def load_training_data(
             f"{store.path}: expected finite signals, got NaN or inf in {len(bad)} rows: {bad[:10]}"
         )
     z = prior.unconstrain(theta)[0].float()
-    order = torch.randperm(len(z), generator=torch_generator(seed if split is None else split, SPLIT))
-    held_out = min(max(int(validation * len(z)), 1), _MAX_VALIDATION)
-    valid, train = order[:held_out], order[held_out:].sort().values
+    valid = held_out(len(z), validation, seed if split is None else split)
+    training = torch.ones(len(z), dtype=torch.bool)
+    training[valid] = False
+    train = training.nonzero().squeeze(1)
     rows = torch.from_numpy(in_store)
     return TrainingData(
         z[train].to(device), signal[train].to(device), z[valid].to(device), signal[valid].to(device),
         rows[train], rows[valid], seed,
     )  # fmt: skip
+
+
+def check_enough(rows: int, path: str) -> None:
+    """Raise unless so many valid rows will do to train on."""
+    if rows < MIN_ROWS:
+        raise ValueError(f"{path}: expected at least {MIN_ROWS} valid rows to train on, got {rows}")
+
+
+def held_out(rows: int, share: float, seed: int, most: int = _MAX_VALIDATION) -> Tensor:
+    """Which of 0 … rows - 1 are held out: a share of them, at most 10,000; with another `most` the first so many."""
+    count = min(max(int(share * rows), 1), _MAX_VALIDATION, most)
+    if rows <= _WHOLE_SPLIT:
+        return torch.randperm(rows, generator=torch_generator(seed, SPLIT))[:count]
+    dice = np.random.default_rng([seed, SPLIT])  # in memory proportional to what is drawn
+    return torch.from_numpy(dice.choice(rows, min(_MAX_VALIDATION, rows), replace=False)[:count])
 
 
 def redrawn(simulator: Simulator | RowSimulator, z: Tensor, seed: int, *key: int) -> Tensor:

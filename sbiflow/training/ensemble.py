@@ -14,8 +14,9 @@ from sbiflow.ensemble import Ensemble, stack
 from sbiflow.flows import FlowConfig
 from sbiflow.store import Store
 from sbiflow.training.config import TrainConfig
-from sbiflow.training.data import load_training_data
 from sbiflow.training.run import observed, train
+from sbiflow.training.shards import Shards
+from sbiflow.training.stream import StreamedData, budget_of
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _config(rate: float, steps: int) -> TrainConfig:
 
 
 def train_ensemble(
-    store: Store,
+    store: Store | Sequence[Store],
     simulator: Simulator | RowSimulator,
     members: Sequence[Member] | None = None,
     *,
@@ -88,11 +89,12 @@ def train_ensemble(
     device: str = "auto",
     checkpoint_folder: str | Path | None = None,
     progress: bool = True,
+    memory: float | None = None,
 ) -> Ensemble:
     """Train several flows on the same rows of a store, each from its own seed, and weight them by held-out rows.
 
     Args:
-        store, simulator: as for `train`.
+        store, simulator, memory: as for `train`.
         members: settings; by default `default_members` of the store's number of simulations. Their own seeds are
             ignored.
         seed: of the split, and of every member's weights, order of rows and noise.
@@ -103,8 +105,9 @@ def train_ensemble(
     Raises:
         ValueError: as `train`; no members, or members with different validation shares.
     """
-    chosen = tuple(default_members(store.n_ok) if members is None else members)
-    shares = {member.config.resolved(store.n_ok).validation for member in chosen}
+    shards = Shards.of(store)
+    chosen = tuple(default_members(shards.n_ok) if members is None else members)
+    shares = {member.config.resolved(shards.n_ok).validation for member in chosen}
     if len(shares) != 1:
         raise ValueError(f"members: expected at least one, of one validation share, got shares {shares}")
     if checkpoint_folder is not None:
@@ -119,11 +122,13 @@ def train_ensemble(
             train(
                 store, simulator, own, flow=member.flow, embedding=member.embedding, device=device,
                 checkpoint=checkpoint, split=seed, progress=progress,
+                memory=memory,
             )
         )  # fmt: skip
     share = shares.pop() or 0.0
-    data = load_training_data(store, simulator.prior, share, seed, torch.device("cpu"))
-    z, x = observed(simulator, data.validation, seed)
+    cpu = torch.device("cpu")
+    with StreamedData(shards, simulator.prior, share, seed, cpu, budget=budget_of(memory)) as data:
+        z, x = observed(simulator, data.validation, seed)  # no other rows are read
     theta = simulator.prior.constrain(z.double())[0]
     return Ensemble(
         tuple(posteriors), stack(torch.stack([posterior.log_prob(theta, x) for posterior in posteriors]))

@@ -8,6 +8,7 @@ its signals do not depend: they and x are redrawn together, the pair is still on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,20 @@ from sbiflow.training.data import (
     VALIDATION_NOISE,
     Data,
     Rows,
-    load_training_data,
     redrawn,
 )
+from sbiflow.training.distributed import Team
 from sbiflow.training.group import join
 from sbiflow.training.loop import Observed, Training
+from sbiflow.training.shards import Shards
+from sbiflow.training.stream import training_data
 
 _FIT_ROWS = 50_000  # rows that the standardiser, the SVD and the novelty test are fitted on
 _CHECKED_ROWS = 4  # simulated again, to see that what is called extrinsic is
 
 
 def train(
-    store: Store,
+    store: Store | Sequence[Store],
     simulator: Simulator | RowSimulator,
     config: TrainConfig | None = None,
     *,
@@ -62,11 +65,13 @@ def train(
     checkpoint_every: int = 500,
     split: int | None = None,
     progress: bool = True,
+    memory: float | None = None,
 ) -> Posterior:
     """Train a conditional flow on a store of simulations; under torchrun, one flow on all processes (distributed.py).
 
     Args:
-        store: simulations of this simulator.
+        store: simulations of this simulator; or several stores of different seeds, whose rows count as one store's, in
+            ascending order of the seeds.
         simulator: its `observe` adds the noise, its `prior` gives names and bijection; `extrinsic` parameters, if it
             has any, are redrawn for every batch.
         config, flow, embedding: settings; the defaults suit most problems of up to about 15 parameters.
@@ -74,11 +79,15 @@ def train(
         checkpoint: file to write every `checkpoint_every` steps, on Ctrl-C or SIGTERM and at the end; if it exists and
             belongs to the same run, training goes on from there. All processes have to see it; process 0 writes it.
         split: seed of the split into training and validation rows, if not the configuration's own.
+        memory: [GB] that the simulations may take; if half of it does not hold them (loading takes two copies), they
+            are read from the disk while training, in an order of their own (`StreamedData`). None: what is available
+            on this machine now, and 1 GB if they are read from the disk.
 
     Raises:
         ValueError: the store is of another simulator or prior, has too few rows, its signals depend on parameters
-            that are called extrinsic, or the checkpoint is of another run; processes that differ in data, settings or
-            the checkpoint that they see, or that cannot share the batch out equally.
+            that are called extrinsic, or the checkpoint is of another run; it changed while it was read from the disk;
+            processes that differ in data, settings or the checkpoint that they see, or that cannot share the batch
+            out equally.
         FloatingPointError: the loss is not finite; says the step, the rows and where the last good state is.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step in work is finished and the checkpoint written.
         RuntimeError: another process of the run is gone, or has other weights.
@@ -86,11 +95,32 @@ def train(
     config, flow, embedding = config or TrainConfig(), flow or FlowConfig(), embedding or EmbeddingConfig()
     flow = _with_structure(flow, simulator)
     check_count(checkpoint_every, "checkpoint_every")
-    team = join()
+    team, shards = join(), Shards.of(store)
     where = team.device(_device(device))
-    _check_same_problem(store, simulator)
-    config = config.resolved(store.n_ok, team.size)
-    data = load_training_data(store, simulator.prior, config.validation or 0.0, config.seed, where, split)
+    for part in shards.stores:
+        _check_same_problem(part, simulator)
+    config = config.resolved(shards.n_ok, team.size)
+    share = config.validation or 0.0
+    with training_data(shards, simulator.prior, share, config.seed, where, split, memory, checkpoint) as data:
+        run, fit = _trained(
+            shards, data, simulator, config, flow, embedding, checkpoint, checkpoint_every, progress, team
+        )
+    return _posterior(shards, simulator, run, fit, flow, embedding)
+
+
+def _trained(
+    store: Shards,
+    data: Data,
+    simulator: Simulator | RowSimulator,
+    config: TrainConfig,
+    flow: FlowConfig,
+    embedding: EmbeddingConfig,
+    checkpoint: str | Path | None,
+    checkpoint_every: int,
+    progress: bool,
+    team: Team,
+) -> tuple[Training, Observed]:
+    """The run at its end, and the rows that it started from."""
     some = data.some(_FIT_ROWS)
     valid, fit = observed(simulator, data.validation, config.seed), observed(simulator, some, config.seed, 1)
 
@@ -104,12 +134,24 @@ def train(
     model = _build(simulator, flow, embedding, config.seed, fit, some)
     team.share(model)
     run = Training(model, data, valid, simulator, config, file, team)
+    del some  # an eighth of what rows from the disk may take
     run.resume()
     run.loop(progress)
+    return run, fit
+
+
+def _posterior(
+    store: Shards,
+    simulator: Simulator | RowSimulator,
+    run: Training,
+    fit: Observed,
+    flow: FlowConfig,
+    embedding: EmbeddingConfig,
+) -> Posterior:
     run.model.load_state_dict(run.best)
-    novelty = Novelty.fit(fit.x, valid.x, run.model.embedding)
-    team.share(novelty)
-    shape, (info, log) = tuple(simulator.x_shape), team.first((_info(store, simulator, run), run.log))
+    novelty = Novelty.fit(fit.x, run.validation.x, run.model.embedding)
+    run.team.share(novelty)
+    shape, (info, log) = tuple(simulator.x_shape), run.team.first((_info(store, simulator, run), run.log))
     return Posterior(run.model.eval(), flow, embedding, simulator.prior, shape, novelty, info, log)
 
 
@@ -175,7 +217,7 @@ def _check_made(
 
 
 def _identity(
-    store: Store,
+    store: Shards,
     data: Data,
     valid: Observed,
     simulator: Simulator | RowSimulator,
@@ -196,6 +238,7 @@ def _identity(
         "rows": len(data),
         "data": digest(valid.z, data.validation.signal),
         "noise": digest(observe(simulator, theta_for(simulator, z), signal, noise)),
+        **({"order": data.order} if data.order else {}),
     }
 
 
@@ -217,7 +260,7 @@ def _build(
     return model.to(fit.x.device)
 
 
-def _info(store: Store, simulator: Simulator | RowSimulator, run: Training) -> ModelInfo:
+def _info(store: Shards, simulator: Simulator | RowSimulator, run: Training) -> ModelInfo:
     return ModelInfo(
         simulator=store.meta.simulator,
         simulator_version=store.meta.version,
