@@ -30,7 +30,7 @@ from tests.training.on_disk import drawn_freely, one_after_the_other, sorted_by_
 
 ROOT = Path(__file__).parents[2]
 TOY, CPU = LinearGaussian(), torch.device("cpu")
-BUDGET = 40_000  # bytes: a pool of 192 rows of 52 bytes, chunks of a single row
+BUDGET = 40_000  # bytes: a pool of 192 rows of 52 bytes, chunks of 12
 MEMORY = 4e-5  # [GB], the same
 
 
@@ -43,6 +43,11 @@ def store(tmp_path_factory):
 def sorted_store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sorted")
     return sorted_by_first_parameter(folder / "sorted.h5", quick_store(folder / "s.h5", TOYS["2-D"], 20_000))
+
+
+@pytest.fixture(autouse=True)
+def few_chunks_in_a_pool(monkeypatch):
+    monkeypatch.setattr("sbiflow.training.stream._CHUNKS", 16)
 
 
 @pytest.fixture(autouse=True)
@@ -109,10 +114,13 @@ def test_a_batch_is_what_the_store_holds_in_the_rows_that_it_says(store, tmp_pat
             assert signal.equal(torch.cat([half[1] for half in halves]))
 
 
-def test_the_split_and_the_rows_to_start_from_are_those_of_training_in_memory(store):
-    memory = load_training_data(Shards.of(store), TOY.prior, 0.05, 3, CPU, 4)
-    with streamed(store, seed=3, split=4, budget=10**6) as data:
-        assert len(data) == len(memory) == 1900
+@pytest.mark.parametrize("more", [0, 300])
+def test_the_split_and_the_rows_to_start_from_are_those_of_training_in_memory(store, tmp_path, more):
+    """All rows at once: a run of them ends where a store ends."""
+    stores = [store, quick_store(tmp_path / "more.h5", TOY, more, seed=1)] if more else store
+    memory = load_training_data(Shards.of(stores), TOY.prior, 0.05, 3, CPU, 4)
+    with streamed(stores, seed=3, split=4, budget=10**6) as data:
+        assert len(data) == len(memory) == (2000 + more) * 0.95
         pairs = (data.validation, memory.validation), (data.some(10**6), memory.some(10**6))
         for from_disk, in_memory in (*pairs, (data.some(77), memory.some(77))):
             assert all(a.equal(b) for a, b in zip(from_disk, in_memory, strict=True))
@@ -193,6 +201,7 @@ def test_batches_of_a_sorted_store_scatter_as_if_it_had_been_shuffled(
     1 / sqrt(256) standard deviations each, the batches of 256 by twice as much in variance.
     """
     monkeypatch.setattr(Epoch, "deal", classmethod(deal))
+    monkeypatch.setattr("sbiflow.training.stream._CHUNKS", 256)
     values = sorted_store.theta()[:, 0]
     with streamed(sorted_store, budget=4 * 256 * 4 * 52) as data:
         assert data.order == "from disk, 20 pools of chunks of 4 rows"
@@ -340,15 +349,31 @@ def test_a_store_that_changes_stops_training(store, tmp_path, change):
                 data.batch(step, 64)
 
 
-def test_a_store_that_is_being_filled_may_go_on(store, tmp_path):
-    """Rows that were pending are not used, though they are there by the time that their chunk is read."""
-    half = Store.create(tmp_path / "half.h5", n=2000, x_shape=(3,), meta=store.meta)
-    theta, signal = store.read(slice(0, 1024))
+def test_an_unfinished_store_that_is_extended_stops_training(store, tmp_path):
+    half = unfinished(tmp_path / "half.h5", store)
+    with streamed(half) as data:
+        half.grow(4000)
+        with pytest.raises(
+            ValueError, match=r"half\.h5: expected the store .*, got one that was extended or"
+        ):
+            data.batch(0, 64)
+
+
+def unfinished(path: Path, like: Store) -> Store:
+    """1,024 of 2,000 rows."""
+    half = Store.create(path, n=2000, x_shape=(3,), meta=like.meta)
+    theta, signal = like.read(slice(0, 1024))
     with half.writer() as writer:
         writer.write(0, theta, signal, np.ones(1024, np.uint8), {})
+    return half
+
+
+def test_a_store_that_is_being_filled_may_go_on(store, tmp_path):
+    """Rows that were pending are not used, though they are there by the time that their chunk is read."""
+    half, (theta, signal) = unfinished(tmp_path / "half.h5", store), store.read(slice(0, 976))
     with streamed(half) as data:
         with half.writer() as writer:
-            writer.write(1024, theta[:976], signal[:976], np.ones(976, np.uint8), {})
+            writer.write(1024, theta, signal, np.ones(976, np.uint8), {})
         rows = torch.cat(epoch_rows(data, 10))
     assert half.n_ok == 2000 and int(rows.max()) < 1024 and len(rows) > 900
 
