@@ -4,6 +4,9 @@ All take turns in one torchrun: one process with one thread or two and the whole
 lanes after each other, two processes with a lane each. While process 0 is alone the other one waits for it. The
 all-reduce is also timed on its own, and torch's DistributedDataParallel on the same flow and batches: reducing bucket
 after bucket during the backward pass against one flat reduction after it.
+
+On a machine that does other things too, what two processes gain on the clock says as much of the others. The CPU time
+that one process takes for a batch over what each of two takes is what they would gain on two free cores, if none waits.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from sbiflow.training.run import _build
 NAME = "distributed"
 PROCESSES = 2
 REPEATS = 7
-SECONDS = 3.0  # of training per repetition, about
+SECONDS = 2.0  # of training per repetition, about
 
 
 @dataclass(frozen=True)
@@ -137,12 +140,12 @@ def our_step(run: Training, threads: int = 1) -> Callable[[], None]:
     return step
 
 
-def seconds_of(step: Callable[[], Any], n: int) -> float:
-    """Of a call, averaged over n."""
-    started = time.perf_counter()
+def seconds_of(step: Callable[[], Any], n: int) -> tuple[float, float]:
+    """On the clock and on this process's CPU, of a call, averaged over n."""
+    clock, cpu = time.perf_counter(), time.process_time()
     for _ in range(n):
         step()
-    return (time.perf_counter() - started) / n
+    return (time.perf_counter() - clock) / n, (time.process_time() - cpu) / n
 
 
 def weights(run: Training) -> str:
@@ -158,10 +161,10 @@ def measure(case: Case, seed: int, repeats: int, seconds: float) -> dict[str, An
     steps = apart | {"together": our_step(together), "torch": torch_step(torchs)}
     for step in steps.values():
         seconds_of(step, 3)
-    n = max(int(seconds / team.first(seconds_of(one, 3))), 2)
+    n = max(int(seconds / team.first(seconds_of(one, 3)[0])), 2)
     flat = torch.cat([p.grad.flatten() for p in together.model.parameters() if p.grad is not None])
     steps["reduce"] = lambda: team.add(flat.mul_(0.5))
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
             team.gather(None)
@@ -183,46 +186,54 @@ def under_torchrun(case: Case, arguments: Any, folder: Path) -> dict[str, Any]:
         str(PROCESSES),
     ]
     inner = [__file__, "--seed", str(arguments.seed), "--inner", case.name, "--target", str(target)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }  # threads that spin starve others
     subprocess.run([*command, *inner, *(["--fast"] if arguments.fast else [])], check=True, env=environment)
     return json.loads(target.read_text())
 
 
 def numbers(case: Case, found: dict[str, Any]) -> list[Number]:
-    times = found["times"]
-    size = f"{case.name} ({case.dim}-D, {case.layers} x {case.hidden} hidden, batch {case.batch})"
+    clock, cpu = (
+        {name: [pair[k] for pair in pairs] for name, pairs in found["times"].items()} for k in (0, 1)
+    )
 
-    def ratio(over: str, under: str) -> str:
+    def ratio(over: str, under: str, times: dict[str, list[float]] = clock) -> str:
         values = sorted(a / b for a, b in zip(times[over], times[under], strict=True))
         return f"{median(values):.2f} ({values[0]:.2f} to {values[-1]:.2f})"
 
-    speed = [f"{case.batch / median(times[name]):,.0f}" for name in ("one", "two threads", "together")]
-    reduced, same = median(times["reduce"]), found["same"]
+    size = f"{case.name} ({case.dim}-D, {case.layers} x {case.hidden} hidden, batch {case.batch})"
+    speed = [f"{case.batch / median(clock[name]):,.0f}" for name in ("one", "two threads", "together")]
+    same = found["same"]
     return [
         Number(f"{size}: rows per second, one process / with two threads / two processes, median", " / ".join(speed)),
-        Number("two processes over one, median (range) of pairs", ratio("one", "together")),
-        Number("two processes over one with two threads", ratio("two threads", "together")),
-        Number("two lanes in one process over the whole batch at once", ratio("one", "lanes")),
-        Number("reduced per step [MB]", f"{found['bytes'] / 1e6:.2f}"),
-        Number("the all-reduce on its own [ms], median", f"{1e3 * reduced:.2f}"),
+        Number("two processes over one, on the clock, median (range) of pairs", ratio("one", "together")),
+        Number("CPU time of one process over that of each of two", ratio("one", "together", cpu)),
+        Number("two processes over one with two threads, on the clock", ratio("two threads", "together")),
+        Number("CPU time of the whole batch at once over that of two lanes, in one process", ratio("one", "lanes", cpu)),
+        Number("reduced per step, MB", f"{found['bytes'] / 1e6:.2f}"),
+        Number("the all-reduce on its own, median, ms", f"{1e3 * median(clock['reduce']):.2f}"),
         Number("the same as a share of the step", ratio("reduce", "together")),
-        Number("time of a step with DistributedDataParallel over ours", ratio("torch", "together")),
+        Number("a step with DistributedDataParallel over ours, on the clock", ratio("torch", "together")),
+        Number("the same, CPU time", ratio("torch", "together", cpu)),
         Number("two processes and one with two lanes: weights the same to the bit", "yes" if same else "NO", "yes", "", same),
     ]  # fmt: skip
 
 
 def main() -> None:
     arguments = options(__doc__ or "", inner="", target="")
+    small = {"hidden": 24, "layers": 3, "batch": 64} if arguments.fast else {}
+    cases = [replace(case, **small) for case in CASES]
     if arguments.inner:
-        case = next(case for case in CASES if case.name == arguments.inner)
-        repeats, seconds = (2, 0.0) if arguments.fast else (REPEATS, SECONDS)
-        found = measure(case, arguments.seed, repeats, seconds)
+        case = next(case for case in cases if case.name == arguments.inner)
+        found = measure(case, arguments.seed, *((2, 0.0) if arguments.fast else (REPEATS, SECONDS)))
         if is_rank_zero():
             Path(arguments.target).write_text(json.dumps(found))
         return
     folder, load = output_folder(NAME, arguments.fast), os.getloadavg()
-    found = {case.name: under_torchrun(case, arguments, folder) for case in CASES}
-    rows = [number for case in CASES for number in numbers(case, found[case.name])]
+    found = {case.name: under_torchrun(case, arguments, folder) for case in cases}
+    rows = [number for case in cases for number in numbers(case, found[case.name])]
     rows.append(Number("load average of the machine before", " / ".join(f"{value:.1f}" for value in load)))
     title = "Data-parallel training, two processes of a machine"
     title += " (fast: proves nothing)" if arguments.fast else ""

@@ -6,13 +6,13 @@
 A batch consists of `TrainConfig.lanes` equal parts. Each has streams of noise, extrinsic parameters and dropout of its
 own, keyed by (seed, step, lane), and a process computes consecutive lanes. The gradient is the mean over the lanes,
 whoever computes them: one process and several end with the same weights, but for the rounding of that sum (two lanes:
-to the bit, for addition commutes).
+to the bit, for addition commutes). Every process holds the data; what it has to itself is its part of each step.
 
-Gradients, loss and the wish to stop travel in one flat all-reduce per step. torch's DistributedDataParallel would hide
-part of that behind the backward pass; for flows of this size (up to some MB of gradients) its buckets and hooks cost
-more than they hide (analyses/benchmarks/distributed.py measures both), it acts on `forward` only, and it would need a
-mode without reduction for all lanes but the last. All processes then clip and apply the same update; that their
-weights agree to the bit is checked at every validation.
+Gradients, loss and the wish to stop travel in one flat all-reduce per step. torch's DistributedDataParallel could hide
+part of that behind the backward pass, but for flows of this size (up to some MB of gradients) it is no faster
+(analyses/benchmarks/distributed.py measures both), it acts on `forward` only, and it would need a mode without
+reduction for all lanes but the last. All processes then clip and apply the same update; that their weights agree to
+the bit is checked at every validation.
 
 gloo on the CPU, NCCL on GPUs, one GPU per process. How the processes find each other is in group.py.
 """
@@ -60,10 +60,8 @@ class Team:
             raise ValueError(
                 f'device: expected "auto", "cuda" or "cpu" for {self.size} processes, got {chosen}'
             )
-        local, gpus = (
-            int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())),
-            torch.cuda.device_count(),
-        )
+        gpus, here = torch.cuda.device_count(), os.environ.get("LOCAL_RANK")
+        local = torch.cuda.current_device() if here is None else int(here)
         if local >= gpus:
             raise ValueError(
                 f"expected one GPU for each process of a machine, got {gpus} for at least {local + 1}: start fewer "
@@ -144,8 +142,7 @@ class Team:
         if others := [rank for rank, weights in enumerate(found) if weights != found[0]]:
             raise RuntimeError(
                 f"training: expected the same weights on all {self.size} processes at step {step}, got others than "
-                f"those of process 0 on {others[:10]}: a simulator whose `observe` changes its own state? other "
-                "versions or faulty memory of a machine?"
+                f"those of process 0 on {others[:10]}: machines of several kinds, other versions, or faulty memory"
             )
 
     @contextmanager

@@ -76,11 +76,8 @@ class Training:
             self.log_prob = compiled_log_prob(self.model, *self._batch(self.step))
         if self.step == 0:
             self._validate()  # the start may be better than what a few simulations teach
-        show_progress, patient = progress and self.team.rank == 0, self.team.size > 1
-        with (
-            progress_bar(steps, self.step, show_progress) as show,
-            deferred_interrupt(patient) as interrupted,
-        ):
+        shown, patient = progress and self.team.rank == 0, self.team.size > 1
+        with progress_bar(steps, self.step, shown) as show, deferred_interrupt(patient) as interrupted:
             while self.step < steps and self.waited < patience:
                 loss = self._update(rate(self.step / steps, self.config))
                 self.step += 1

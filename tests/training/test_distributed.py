@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sbiflow.training.data import load_training_data
 from sbiflow.training.distributed import Team
 from sbiflow.training.group import join
 from sbiflow.training.interrupt import deferred_interrupt
+from sbiflow.training.loop import dropout_stream
 from sbiflow.training.optimiser import Muon
 from tests.quick import FLOW, quick_store, quick_train, same_weights
 from tests.training import together
@@ -122,17 +124,38 @@ def test_the_gradient_is_that_of_the_whole_batch(results, folder):
     assert both(results, "gradient", "loss") == pytest.approx(loss.item(), abs=1e-12)
 
 
-def test_lanes_share_the_rows_out_and_have_noise_of_their_own(folder):
+def test_lanes_share_the_rows_out(folder):
     store = Store.open(folder / "wave.h5")
     whole, run = in_float64(store, 1), in_float64(store, 4)
     rows = torch.cat([run.data.batch(3, 64, run._rows(lane))[1] for lane in range(4)])
     assert rows.equal(whole.data.batch(3, 64)[1])
-    same = replace(run.data, z=run.data.z[:1].repeat(600, 1), signal=run.data.signal[:1].repeat(600, 1))
-    run.data = same  # one row: lanes differ by their streams only
-    batches = [run._batch(3, lane) for lane in range(4)]
-    for i, (z, x) in enumerate(batches):
-        assert all(not z.equal(other) and not x.equal(noisy) for other, noisy in batches[:i])
-    assert batches[0][1].equal(run._batch(3)[1])
+
+
+@pytest.mark.parametrize("name, simulator, column", [("s", TOY, 1), ("wave", WAVE, 0)])
+def test_lanes_have_noise_and_extrinsic_parameters_of_their_own(folder, name, simulator, column):
+    """All rows alike, so that lanes differ by their streams only: in x, and with extrinsic parameters in z."""
+    run = in_float64(Store.open(folder / f"{name}.h5"), 4, simulator)
+    run.data = replace(run.data, z=run.data.z[:1].repeat(600, 1), signal=run.data.signal[:1].repeat(600, 1))
+    batches = [run._batch(3, lane)[column] for lane in range(4)]
+    for i, batch in enumerate(batches):
+        assert not any(batch.equal(other) for other in batches[:i])
+    assert batches[0].equal(run._batch(3)[column])
+
+
+def test_lanes_have_dropout_of_their_own(folder, monkeypatch):
+    seeds = []
+
+    def recorded(model, seed, *key):
+        with dropout_stream(model, seed, *key):
+            seeds.append(torch.initial_seed())
+            yield
+
+    monkeypatch.setattr("sbiflow.training.loop.dropout_stream", contextmanager(recorded))
+    store = Store.open(folder / "wave.h5")
+    for lanes in (1, 2, 4):
+        quick_train(store, WAVE, replace(CONFIG, steps=2, lanes=lanes), flow=DROPOUT)
+    one, two, four = seeds[:2], seeds[2:6], seeds[6:]
+    assert len(set(four)) == 8 and two == [four[0], four[1], four[4], four[5]] and one == two[::2]
 
 
 def test_early_stopping_is_decided_as_one_process_does(results, folder):

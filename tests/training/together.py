@@ -99,14 +99,15 @@ def gradient(folder: Path) -> Any:
     }
 
 
-def in_float64(store: Store, lanes: int) -> Training:
+def in_float64(store: Store, lanes: int, simulator: Any = WAVE) -> Training:
     """A run before its first step."""
     config = replace(CONFIG, lanes=lanes).resolved(store.n_ok, join().size)
-    data = load_training_data(store, WAVE.prior, config.validation or 0.0, config.seed, torch.device("cpu"))
-    fit, valid = observed(WAVE, data.some(100), 0, 1), observed(WAVE, data.validation, 0)
-    model = _build(WAVE, FLOW, EMBEDDING, 0, fit, data.some(100)).double()
+    share, cpu = config.validation or 0.0, torch.device("cpu")
+    data = load_training_data(store, simulator.prior, share, config.seed, cpu)
+    fit, valid = observed(simulator, data.some(100), 0, 1), observed(simulator, data.validation, 0)
+    model = _build(simulator, FLOW, EMBEDDING, 0, fit, data.some(100)).double()
     double = replace(data, z=data.z.double(), signal=data.signal.double())
-    return Training(model, double, valid, WAVE, config, None, join())
+    return Training(model, double, valid, simulator, config, None, join())
 
 
 def error_of(function: Callable[[], Any]) -> str:
