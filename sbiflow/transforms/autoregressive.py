@@ -2,7 +2,7 @@
 
 With `Affine` this is MAF (Papamakarios et al. 2017, arXiv 1705.07057), with `Spline` the autoregressive neural
 spline flow (arXiv 1906.04032). The density takes one network pass; so does the inverse, because hidden units are
-sorted by degree and each is computed once (`networks.Incremental`).
+sorted by degree and each is computed once (`incremental`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from nflows.transforms.base import Transform
 from torch import Tensor
 
 from sbiflow.transforms.elementwise import Elementwise, column_map
-from sbiflow.transforms.networks import Incremental, MaskedNet, phase_features
+from sbiflow.transforms.incremental import Incremental, grid, parts
+from sbiflow.transforms.networks import MaskedNet, phase_features
 
 
 class MaskedAutoregressive(Transform):
@@ -62,17 +63,30 @@ class MaskedAutoregressive(Transform):
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled():
             return self._inverse_with_gradient(inputs, context)
-        steps = Incremental(self.net, inputs, context)
-        columns, logdet, features = [], torch.zeros_like(inputs[..., 0]), None
-        for d in range(inputs.shape[-1]):
-            value, own = column_map(self.elementwise, d)(
-                inputs[..., d], steps.step(d, features), inverse=True
-            )
-            columns.append(value)
-            logdet = logdet + own
-            value = value[..., None]
-            features = torch.cat([torch.cos(value), torch.sin(value)], -1) if d in self.periodic else value
-        return torch.stack(columns, -1), logdet
+        context = None if self.net.context is None else context
+        lead = torch.broadcast_shapes(inputs.shape[:-1], () if context is None else context.shape[:-1])
+        draws, contexts = grid(lead, context)
+        dim = inputs.shape[-1]
+        shape = (draws, 1 if contexts is None else len(contexts), dim)
+        columns = inputs.expand(*lead, dim).reshape(shape).movedim(-1, 0).contiguous()
+        outputs, logdet = torch.empty_like(columns), columns.new_empty(shape[:-1])
+        for steps in parts(self.net, draws, contexts, columns):
+            part = (slice(None), *steps.part)
+            value, own = self._column_by_column(steps, columns[part].flatten(1))
+            outputs[part], logdet[steps.part] = value.unflatten(1, steps.shape), own.view(steps.shape)
+        return outputs.movedim(0, -1).reshape(*lead, dim), logdet.reshape(lead)
+
+    def _column_by_column(self, steps: Incremental, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """(D, rows) -> (D, rows), (rows,)."""
+        outputs, logdets = [], []
+        features: list[Tensor] = []
+        for d, column in enumerate(columns):
+            params = steps.step(d, features)
+            value, logdet = column_map(self.elementwise, d)(column, params, inverse=True)
+            outputs.append(value)
+            logdets.append(logdet)
+            features = [torch.cos(value), torch.sin(value)] if d in self.periodic else [value]
+        return torch.stack(outputs), torch.stack(logdets).sum(0)
 
     def _inverse_with_gradient(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """D network passes, none of them in place, so that autograd can follow."""

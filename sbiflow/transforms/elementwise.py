@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sbiflow.transforms.bounded import wrap
-from sbiflow.transforms.splines import rational_quadratic, slopes
+from sbiflow.transforms.spline_kernel import Form, spline
+from sbiflow.transforms.splines import rational_quadratic, slopes, soft_clamp
 
 
 class Elementwise(Protocol):
@@ -27,11 +28,6 @@ class Elementwise(Protocol):
     def size(self) -> int: ...
 
     def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]: ...
-
-
-def soft_clamp(value: Tensor, limit: float) -> Tensor:
-    """The identity near zero, bounded by ±limit: value / (1 + |value| / limit)."""
-    return value / (1 + value.abs() / limit)
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,10 @@ class Spline:
         return 3 * self.bins - 1
 
     def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        return spline(Form(self.bins, self.half_width), self.reference, inputs, params, inverse)
+
+    def reference(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """The same, one operation after another."""
         sizes, inner = params.split([2 * self.bins, self.bins - 1], -1)
         slope = pad(slopes(inner), (1, 1), value=1.0)
         raw = sizes.unflatten(-1, (2, self.bins))
@@ -89,12 +89,20 @@ class Chain:
         return self.first.size + self.second.size
 
     def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        if isinstance(self.first, Affine) and isinstance(self.second, Spline):
+            form = Form(self.second.bins, self.second.half_width, zoom=self.first.limit)
+            return spline(form, self.reference, inputs, params, inverse)
+        return self.reference(inputs, params, inverse)
+
+    def reference(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """The same, one operation after another."""
         stages = list(
             zip((self.first, self.second), params.split([self.first.size, self.second.size], -1), strict=True)
         )
         total = torch.zeros_like(inputs)
         for stage, own in reversed(stages) if inverse else stages:
-            inputs, logdet = stage(inputs, own, inverse)
+            run = stage.reference if isinstance(stage, Spline) else stage
+            inputs, logdet = run(inputs, own, inverse)
             total = total + logdet
         return inputs, total
 
@@ -110,6 +118,11 @@ class CircularSpline:
         return 3 * self.bins + 1
 
     def __call__(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        form = Form(self.bins, math.pi, circular=True)
+        return spline(form, self.reference, inputs, params, inverse)
+
+    def reference(self, inputs: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """The same, one operation after another."""
         sizes, raw_slope, shift = params.split([2 * self.bins, self.bins, 1], -1)
         slope = slopes(torch.cat([raw_slope, raw_slope[..., :1]], -1))
         raw = sizes.unflatten(-1, (2, self.bins))

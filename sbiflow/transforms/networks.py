@@ -11,7 +11,8 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+
+from sbiflow.transforms.residual import Layout, Stairs, by_operations, residual
 
 
 def phase_features(inputs: Tensor, periodic: Tensor) -> Tensor:
@@ -33,13 +34,31 @@ def _square_layers(hidden: int, count: int) -> Sequence[nn.Linear]:
     return cast(Sequence[nn.Linear], nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(count)))
 
 
-def _shifted(inputs: Tensor, layer: nn.Linear, shift: Tensor | None) -> Tensor:
-    """layer(inputs) + shift; one shift for all rows (one observation, many draws) goes into the bias."""
-    if shift is None:
-        return layer(inputs)
-    if shift.numel() == layer.out_features:
-        return linear(inputs, layer.weight, layer.bias + shift.flatten())
-    return layer(inputs) + shift
+def _evaluate(
+    net: ResidualNet | MaskedNet, weights: Sequence[Tensor], inputs: Tensor, context: Tensor | None
+) -> Tensor:
+    """Inputs (..., I) and a context (..., C) that broadcasts against them -> (..., O); `weights` as in residual.py."""
+    if net.context is None:
+        context = None
+    elif context is not None:
+        weights = [*weights, net.context.weight]
+    # a compiler fuses by itself, and a GPU is kept busy by few large products rather than by strips
+    if torch.compiler.is_compiling() or inputs.is_cuda or (net.drop.training and net.drop.p > 0):
+        return by_operations(net.layout, inputs, context, weights, net.drop)
+    lead = inputs.shape[:-1]
+    flat = inputs.reshape(lead.numel(), inputs.shape[-1])
+    if context is not None and context.numel() == context.shape[-1]:  # one observation, many draws
+        context = context.reshape(1, -1)
+    elif context is not None:
+        context = context.expand(*lead, -1).reshape(len(flat), context.shape[-1])
+    return residual(net.layout, flat, context, weights).reshape(*lead, len(weights[3]))
+
+
+def _of_blocks(net: ResidualNet | MaskedNet, mask: Tensor | None = None) -> list[Tensor]:
+    """W, b, W', b' of each block."""
+    layers = [layer for pair in zip(net.first, net.second, strict=True) for layer in pair]
+    matrices = [layer.weight if mask is None else layer.weight * mask for layer in layers]
+    return [value for matrix, layer in zip(matrices, layers, strict=True) for value in (matrix, layer.bias)]
 
 
 class ResidualNet(nn.Module):
@@ -60,21 +79,18 @@ class ResidualNet(nn.Module):
         self.second = _square_layers(hidden, blocks)
         self.exit = nn.Linear(hidden, outputs)
         self.context = nn.Linear(context, hidden * (blocks + 1), bias=False) if context else None
+        shapes = ((hidden, inputs), (hidden, hidden), (outputs, hidden))
+        self.layout = Layout(blocks, *(Stairs.dense(*shape) for shape in shapes))
         _quiet_start(self.second, self.exit)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        blocks = len(self.first)
-        shifts = (
-            [None] * (blocks + 1) if self.context is None else self.context(context).chunk(blocks + 1, -1)
-        )
-        if self.entry is None:
-            hidden = self.bias if shifts[0] is None else self.bias + shifts[0]
-        else:
-            hidden = _shifted(inputs, self.entry, shifts[0])
-        for first, second, shift in zip(self.first, self.second, shifts[1:], strict=True):
-            hidden = hidden + second(self.drop(silu(_shifted(silu(hidden), first, shift))))
-        outputs = self.exit(self.drop(silu(hidden)))
-        return outputs.expand(*inputs.shape[:-1], -1) if self.entry is None else outputs
+        own = [self.exit.weight, self.exit.bias, *_of_blocks(self)]
+        if self.entry is not None:
+            return _evaluate(self, [self.entry.weight, self.entry.bias, *own], inputs, context)
+        lead = inputs.shape[:-1]
+        rows = inputs.new_empty(*(() if context is None else context.shape[:-1]), 0)
+        outputs = _evaluate(self, [self.bias.new_empty(len(self.bias), 0), self.bias, *own], rows, context)
+        return outputs.expand(*lead, -1)
 
 
 class MaskedNet(nn.Module):
@@ -125,59 +141,14 @@ class MaskedNet(nn.Module):
             ("exit_mask", degree, output_degree),
         ]:
             self.register_buffer(name, (reads[None, :] <= of[:, None]).float(), persistent=False)
+        masks = (self.entry_mask, self.hidden_mask, self.exit_mask)
+        self.layout = Layout(blocks, *(Stairs.of_mask(mask) for mask in masks))
         _quiet_start(self.second, self.exit)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """(..., sum of widths), (..., C) -> (..., D, size)."""
-        hidden = linear(inputs, self.entry.weight * self.entry_mask, self.entry.bias)
-        shifts = None
-        if self.context is not None:
-            entry_shift, *shifts = self.context(context).chunk(self.blocks + 1, -1)
-            hidden = hidden + entry_shift
-        for index, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
-            inner = linear(silu(hidden), first.weight * self.hidden_mask, first.bias)
-            inner = inner if shifts is None else inner + shifts[index]
-            hidden = hidden + linear(self.drop(silu(inner)), second.weight * self.hidden_mask, second.bias)
-        outputs = linear(self.drop(silu(hidden)), self.exit.weight * self.exit_mask, self.exit.bias)
-        return outputs.unflatten(-1, (self.dim, self.size))
-
-
-class Incremental:
-    """Evaluate a `MaskedNet` while its inputs become known, in order.
-
-    `step(d, features)` takes the features of dimension d-1 (none for d = 0) and returns the outputs for dimension d
-    after computing the hidden units of degree d: over all D steps every weight is used once, so a whole inverse
-    costs one density pass instead of D. Buffers are written in place, hence no gradients.
-    """
-
-    def __init__(self, net: MaskedNet, like: Tensor, context: Tensor | None) -> None:
-        lead, hidden = like.shape[:-1], net.entry.out_features
-        self.net = net
-        self.inputs = like.new_zeros(*lead, net.entry.in_features)
-        count = net.blocks + 1
-        if net.context is not None:
-            self.shifts = net.context(context).chunk(count, -1)
-        else:
-            self.shifts = (like.new_zeros(hidden),) * count
-        self.residual = like.new_empty(*lead, hidden)
-        self.activated = [like.new_empty(*lead, hidden) for _ in range(2 * net.blocks + 1)]
-
-    def step(self, d: int, features: Tensor | None) -> Tensor:
-        """features (..., width of dimension d-1) -> outputs (..., size) for dimension d."""
-        net = self.net
-        if features is not None:
-            self.inputs[..., net.input_ends[d - 1] : net.input_ends[d]] = features
-        known = net.input_ends[d]
-        start, end = (net.hidden_ends[d - 1] if d else 0), net.hidden_ends[d]
-        new = slice(start, end)
-        entered = linear(self.inputs[..., :known], net.entry.weight[new, :known], net.entry.bias[new])
-        self.residual[..., new] = entered + self.shifts[0][..., new]
-        self.activated[0][..., new] = silu(self.residual[..., new])
-        for index, (first, second) in enumerate(zip(net.first, net.second, strict=True)):
-            before, inner, after = self.activated[2 * index : 2 * index + 3]
-            value = linear(before[..., :end], first.weight[new, :end], first.bias[new])
-            inner[..., new] = silu(value + self.shifts[index + 1][..., new])
-            self.residual[..., new] += linear(inner[..., :end], second.weight[new, :end], second.bias[new])
-            after[..., new] = silu(self.residual[..., new])
-        own = slice(d * net.size, (d + 1) * net.size)
-        return linear(self.activated[-1][..., :end], net.exit.weight[own, :end], net.exit.bias[own])
+        own = [
+            self.entry.weight * self.entry_mask, self.entry.bias, self.exit.weight * self.exit_mask, self.exit.bias,
+            *_of_blocks(self, self.hidden_mask),
+        ]  # fmt: skip
+        return _evaluate(self, own, inputs, context).unflatten(-1, (self.dim, self.size))

@@ -18,15 +18,20 @@ from torch.nn.functional import pad, softplus
 MIN_BIN = 4e-3  # smallest bin, as a fraction of the interval: a bin's mean slope is in [MIN_BIN, 1 / MIN_BIN]
 MIN_SLOPE = 4e-3
 MAX_SLOPE = 1 / MIN_SLOPE
-_MAX_RAW = 12.0
-_UNIT_RAW = math.log(math.expm1(1 - MIN_SLOPE))  # raw slope parameter 0 is mapped to a slope of one
+MAX_RAW = 12.0
+UNIT_RAW = math.log(math.expm1(1 - MIN_SLOPE))  # raw slope parameter 0 is mapped to a slope of one
+
+
+def soft_clamp(value: Tensor, limit: float) -> Tensor:
+    """The identity near zero, bounded by ±limit: value / (1 + |value| / limit)."""
+    return value / (1 + value.abs() / limit)
 
 
 def knots(raw_sizes: Tensor, half_width: float) -> Tensor:
     """Knot positions on [-half_width, half_width] from unconstrained sizes, (..., K) -> (..., K + 1)."""
     bins = raw_sizes.shape[-1]
     # bounded, so no softmax is needed: twice as fast
-    weight = torch.exp(raw_sizes / (1 + raw_sizes.abs() / _MAX_RAW))
+    weight = torch.exp(soft_clamp(raw_sizes, MAX_RAW))
     sizes = MIN_BIN + (1 - MIN_BIN * bins) * weight / weight.sum(-1, keepdim=True)
     inner = 2 * half_width * torch.cumsum(sizes[..., :-1], -1) - half_width
     return pad(pad(inner, (1, 0), value=-half_width), (0, 1), value=half_width)
@@ -34,7 +39,27 @@ def knots(raw_sizes: Tensor, half_width: float) -> Tensor:
 
 def slopes(raw_slopes: Tensor) -> Tensor:
     """Slopes at knots, within [MIN_SLOPE, MAX_SLOPE]; one at zero."""
-    return (MIN_SLOPE + softplus(raw_slopes + _UNIT_RAW)).clamp(max=MAX_SLOPE)
+    return (MIN_SLOPE + softplus(raw_slopes + UNIT_RAW)).clamp(max=MAX_SLOPE)
+
+
+def slope_derivative(raw_slopes: Tensor) -> Tensor:
+    """The derivative of `slopes` to its argument."""
+    return torch.sigmoid(raw_slopes + UNIT_RAW) * (raw_slopes <= MAX_SLOPE - MIN_SLOPE - UNIT_RAW)
+
+
+def root(p: Tensor, left: Tensor, right: Tensor, mean: Tensor) -> Tensor:
+    """Where in a bin the spline has risen by a share p of the bin's height, both in [0, 1].
+
+    Args:
+        left, right, mean: slopes at the bin's ends, and its height over its width.
+    """
+    # From the nearer knot and as a sum of squares: nothing cancels, and the square root never meets zero, where its
+    # gradient would be infinite.
+    q = 1 - p
+    skew = left * q - right * p
+    near = 2 * mean * torch.where(skew >= 0, p, q)
+    t = near / (near + skew.abs() + torch.sqrt(skew * skew + 4 * mean * mean * p * q))
+    return torch.where(skew >= 0, t, 1 - t)
 
 
 def rational_quadratic(
@@ -66,14 +91,7 @@ def rational_quadratic(
     value = value[..., 0]
 
     if inverse:
-        # The root of a quadratic, from the nearer knot and as a sum of squares: nothing cancels, and the square
-        # root never meets zero, where its gradient would be infinite.
-        p = (value - y0) / height
-        q = 1 - p
-        skew = left * q - right * p
-        near = 2 * mean * torch.where(skew >= 0, p, q)
-        t = near / (near + skew.abs() + torch.sqrt(skew * skew + 4 * mean * mean * p * q))
-        t = torch.where(skew >= 0, t, 1 - t)
+        t = root((value - y0) / height, left, right, mean)
         outputs = x0 + t * width
     else:
         t = (value - x0) / width

@@ -3,8 +3,9 @@
 How close is close. A float cannot be inverted better than its rounding allows, so round trips are held to the
 rounding errors of a computation with the transform's own Jacobian J, to first order:
 
-    |f(f^-1(y)) - y| <= K eps (|y| + |J| (|x| + |J^-1| |y|)), the same for x with J and J^-1 exchanged,
+    |f(f^-1(y)) - y| <= K eps (|y| + |J| (|x| + |J^-1| |y| + |J^-1| p)), for x: J and J^-1 exchanged, p for the last,
 
+where p is what rounding the weights does to y (`parameter_rounding`: forward and inverse sum in different orders), and
 with 4 (the half-width of the splines) added to |x| and |y|, because a spline's knots are rounded at that size. One
 rule thus serves identity-like maps (a few eps), affine maps (slopes up to e^5), LU maps of any condition, and
 splines, whose nearly flat pieces leave x undetermined in float32. Where it promises less than two digits it says
@@ -34,6 +35,7 @@ from sbiflow.transforms.linear import LULinear, Permutation
 from tests.transforms.catalogue import CATALOGUE, HALF_WIDTH, build, distance
 
 ROWS, K, MEANINGLESS = 48, 60.0, 1e-2
+SHAKE = 1e-9  # relative change of weights, in float64, that measures what their rounding does
 EXACT = 1e-9  # float64, same arithmetic in another order
 DTYPES, SCALES = (torch.float32, torch.float64), (1.0, 3.0, 6.0)
 every_transform = pytest.mark.parametrize("name", CATALOGUE)
@@ -89,9 +91,23 @@ def trip(name: str, dtype: torch.dtype, scale: float, from_base: bool) -> Trip:
     if from_base:
         ahead, behind, logdet, back_logdet = behind, ahead, back_logdet, logdet
     sizes = [(value.double().abs() + HALF_WIDTH)[..., None] for value in (start, middle)]
-    allowed = sizes[0] + behind @ (sizes[1] + ahead @ sizes[0])
+    shaken = parameter_rounding(name, scale, middle if from_base else start, context)[..., None]
+    allowed = sizes[0] + behind @ (sizes[1] + ahead @ sizes[0] + (ahead @ shaken if from_base else shaken))
     allowed = K * torch.finfo(dtype).eps * allowed[..., 0]
     return Trip(start, end, (logdet, back_logdet), allowed, exact, autograd)
+
+
+@torch.no_grad()
+def parameter_rounding(name: str, scale: float, x: Tensor, context: Tensor | None) -> Tensor:
+    """|change of u| per eps of relative rounding in every weight, (rows, D), float64: what a network's sums lose."""
+    case = CATALOGUE[name]
+    transform, condition = build(case, torch.float64, scale), None if context is None else context.double()
+    exact = transform(x.double(), condition)[0]
+    generator = torch.Generator().manual_seed(5)
+    for parameter in transform.parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.mul_(1 + SHAKE * noise)
+    return distance(case, transform(x.double(), condition)[0], exact) / SHAKE
 
 
 def test_every_transform_is_in_the_catalogue() -> None:
