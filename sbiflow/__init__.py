@@ -17,6 +17,7 @@ from sbiflow.integrate import (
     integrate,
     with_histogram,
 )
+from sbiflow.maps import MapConfig, MapResult
 from sbiflow.posterior import Posterior
 from sbiflow.priors import (
     Cosine,
@@ -71,6 +72,8 @@ __all__ = [
     "IntegratorConfig",
     "LogNormal",
     "LogUniform",
+    "MapConfig",
+    "MapResult",
     "Member",
     "Normal",
     "PeriodicUniform",

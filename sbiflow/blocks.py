@@ -1,15 +1,19 @@
 """One block of simulations: a pure function of (simulator, seed, rows), run here or in a worker.
 
-A block is a range of rows on a fixed grid, the unit of work and of resuming. Its parameters come from the
-prior, by the inverse cdf at the uniforms that belong to its rows; its signals from the simulator, all rows
-at once (`signal`) or row by row (`simulate_row`). A failed row has a status, a reason, and NaN as its signal.
+A block is a range of rows on a fixed grid, the unit of resuming and, of a row simulator in parts, of work. Its
+parameters come from the prior, by the inverse cdf at the uniforms that belong to its rows; its signals from the
+simulator, all rows at once (`signal`) or row by row (`simulate_row`). A failed row has a status, a reason, and
+NaN as its signal.
+
+A block runs in one torch thread, here as in a worker: with two, matrix products round differently (the waveforms
+of `simulators.gravitational_waves` do), and the bytes of a store would depend on where it was made.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +33,11 @@ BLOCK, BLOCK_OF_ROW_SIMULATOR = 1024, 64
 
 @dataclass(frozen=True)
 class BlockTask:
-    """Rows start..stop of the stream (seed, key); `timeout` [s] is per row, for row simulators."""
+    """Rows start..stop of the stream (seed, key); `timeout` [s] is per row, for row simulators.
+
+    `part` (first, last) of the rows, counted as they are, is all that is to be simulated: of a row simulator, whose
+    rows do not know of each other. The parameters are made of the whole block, so that they round as they do there.
+    """
 
     start: int
     stop: int
@@ -38,6 +46,12 @@ class BlockTask:
     row_key: int
     dtype: str = "float32"
     timeout: float | None = None
+    part: tuple[int, int] | None = None
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """First row, and the one after the last, to be simulated."""
+        return self.part or (self.start, self.stop)
 
 
 @dataclass(frozen=True)
@@ -78,15 +92,42 @@ def default_block(simulator: Any) -> int:
     return BLOCK_OF_ROW_SIMULATOR if is_row_simulator(simulator) else BLOCK
 
 
+def joined(parts: Sequence[BlockResult]) -> BlockResult:
+    """The result of a block from those of its parts, in any order."""
+    parts = sorted(parts, key=lambda part: part.start)
+    start = parts[0].start
+    return BlockResult(
+        start,
+        np.concatenate([part.theta for part in parts]),
+        np.concatenate([part.signal for part in parts]),
+        np.concatenate([part.status for part in parts]),
+        {part.start - start + row: text for part in parts for row, text in part.reasons.items()},
+    )
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Torch's number of threads is each Python thread's own: other threads go on with theirs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_torch_thread()
 def run_block(simulator: AnySimulator, task: BlockTask) -> BlockResult:
-    """Simulate the rows of a task.
+    """Simulate the rows of a task, in one torch thread.
 
     Raises:
         ValueError: `signal` returned another shape than (n, *signal_shape).
         RuntimeError: a timeout was asked for where it cannot be enforced (not the main thread of a process).
     """
     dim = simulator.prior.dim
-    theta = simulator.prior.from_uniform(uniform_rows(task.seed, task.start, task.stop, dim, task.theta_key))
+    uniforms = uniform_rows(task.seed, task.start, task.stop, dim, task.theta_key)
+    first, last = task.rows
+    theta = simulator.prior.from_uniform(uniforms)[first - task.start : last - task.start]
     failed: dict[int, tuple[Status, str]] = {}
     if isinstance(simulator, RowSimulator):
         values = _by_rows(simulator, theta.numpy(), task, failed)
@@ -99,9 +140,7 @@ def run_block(simulator: AnySimulator, task: BlockTask) -> BlockResult:
     status = np.full(len(theta), Status.OK, np.uint8)
     for row, (code, _) in failed.items():
         status[row], values[row] = code, np.nan
-    return BlockResult(
-        task.start, theta.numpy(), values, status, {row: text for row, (_, text) in failed.items()}
-    )
+    return BlockResult(first, theta.numpy(), values, status, {row: text for row, (_, text) in failed.items()})
 
 
 def _batched(simulator: Simulator, theta: Tensor, failed: dict[int, tuple[Status, str]]) -> np.ndarray:
@@ -146,7 +185,7 @@ def _by_rows(
 ) -> np.ndarray:
     values = np.full((len(theta), *simulator.x_shape), np.nan)
     for row in range(len(theta)):
-        rng = row_rng(task.seed, task.start + row, task.row_key)
+        rng = row_rng(task.seed, task.rows[0] + row, task.row_key)
         try:
             with _time_limit(task.timeout):
                 value = np.asarray(simulator.simulate_row(theta[row].copy(), rng), dtype=np.float64)

@@ -19,6 +19,8 @@ import torch
 from torch import Generator, Tensor
 
 from sbiflow.checks import check_count
+from sbiflow.contracts import AnySimulator
+from sbiflow.maps import MapConfig, MapResult, Mixture, make_map
 from sbiflow.novelty import NoveltyCheck
 from sbiflow.posterior import ModelInfo, Posterior
 from sbiflow.priors import Prior
@@ -134,6 +136,21 @@ class Ensemble:
     def novelty_check(self, x: Any) -> NoveltyCheck:
         """p-values that x looks like a simulated observation, of the member with the largest weight."""
         return self._heaviest.novelty_check(x)
+
+    def map(
+        self,
+        x: Any,
+        n: int,
+        out: str | Path,
+        *,
+        simulator: AnySimulator | None = None,
+        seed: int = 0,
+        config: MapConfig | None = None,
+        progress: bool = True,
+    ) -> MapResult:
+        """The posteriors of a field of view; arguments, result and errors as in `Posterior.map`."""
+        mixture = Mixture(self.members, self.weights)
+        return make_map(mixture, x, n, out, simulator=simulator, seed=seed, config=config, progress=progress)
 
     def to(self, device: str) -> Ensemble:
         """Move the networks; returns self."""

@@ -106,18 +106,20 @@ def _is_number(text: str) -> bool:
 def _read_hdf5(path: Path, dataset: str | None) -> np.ndarray:
     try:
         with h5py.File(path, "r") as file:
-            return file[_choose(_datasets(file), dataset, path)][()]
+            return file[choose_dataset(datasets_of(file), dataset, path)][()]
     except OSError as error:
         raise ValueError(f"{path}: expected a complete HDF5 file, got {error}") from None
 
 
-def _datasets(file: h5py.File) -> list[str]:
+def datasets_of(file: h5py.File) -> list[str]:
+    """Paths of all datasets of an HDF5 file."""
     found: list[str] = []
     file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
     return found
 
 
-def _choose(names: list[str], wanted: str | None, path: Path) -> str:
+def choose_dataset(names: list[str], wanted: str | None, path: Path) -> str:
+    """The wanted dataset, or the only one, or "x"; ValueError otherwise."""
     if wanted is None and len(names) == 1:
         return names[0]
     name = (wanted or _DEFAULT_DATASET).strip("/")
@@ -135,12 +137,13 @@ def _read_fits(path: Path, dataset: str | None) -> np.ndarray:
             warnings.filterwarnings("error", message=".*truncated")  # astropy would only warn
             names = [unit.name or str(number) for number, unit in enumerate(units)]
             filled = [number for number, unit in enumerate(units) if unit.data is not None]
-            return np.array(units[_extension(names, filled, dataset, path)].data)
+            return np.array(units[choose_extension(names, filled, dataset, path)].data)
     except (OSError, TypeError, UserWarning) as error:  # astropy reports a truncated file by any of them
         raise ValueError(f"{path}: expected a complete FITS file, got {error}") from None
 
 
-def _extension(names: list[str], filled: list[int], wanted: str | None, path: Path) -> int:
+def choose_extension(names: list[str], filled: list[int], wanted: str | None, path: Path) -> int:
+    """Number of the wanted FITS extension, or of the only one with data; ValueError otherwise."""
     if wanted is None and len(filled) == 1:
         return filled[0]
     matches = [n for n in filled if wanted is not None and wanted.upper() in (names[n].upper(), str(n))]

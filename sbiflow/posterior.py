@@ -11,8 +11,10 @@ import torch
 from torch import Generator, Tensor
 
 from sbiflow.checks import as_tensor, check_count, check_finite, check_shape
+from sbiflow.contracts import AnySimulator
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.flows import ConditionalFlow, FlowConfig
+from sbiflow.maps import MapConfig, MapResult, Mixture, make_map
 from sbiflow.model_file import part, read_model, write_model
 from sbiflow.novelty import Novelty, NoveltyCheck
 from sbiflow.priors import Prior
@@ -200,6 +202,42 @@ class Posterior:
     def novelty_p_value(self, x: Any) -> Tensor:
         """Both p-values of `novelty_check` combined, (B,)."""
         return self.novelty_check(x).p_value
+
+    def map(
+        self,
+        x: Any,
+        n: int,
+        out: str | Path,
+        *,
+        simulator: AnySimulator | None = None,
+        seed: int = 0,
+        config: MapConfig | None = None,
+        progress: bool = True,
+    ) -> MapResult:
+        """The posteriors of a field of view, n draws per pixel, written to `out` as they are computed.
+
+        A map that was stopped, or killed, continues on the same path to the same result. Pixels with NaN or infinite
+        values are masked, pixels that overflow the network refused; both are NaN in the map, counted and reported.
+
+        Args:
+            x: (ny, nx, *x_shape), NaN or inf for missing data: an array, memory map, h5py dataset, astropy HDU, or a
+                .npy, .h5, .hdf5 or .fits file, of any size: what is in memory at once is bounded.
+            n: draws per pixel; the error of a median is about 1.25 / sqrt(n) of the posterior's width.
+            out: HDF5 file; maps/file.py says what is in it.
+            simulator: to test whether the model fits every pixel at its posterior (maps/statistics.py); it is called
+                `config.predictive` times per pixel.
+            seed: the same seed gives the same map on the same device.
+            config: axes, noise, threads.
+            progress: show a bar.
+
+        Raises:
+            ValueError: x of another shape, a simulator of other parameters or without noise, or `out` is another map:
+                of another model, x, n, seed, block, device or simulator; every difference is named.
+            OSError: the disk has no room, or another process is writing `out`.
+            KeyboardInterrupt: Ctrl-C, after what is finished has been written.
+        """
+        mixture = Mixture((self,), (1.0,))
+        return make_map(mixture, x, n, out, simulator=simulator, seed=seed, config=config, progress=progress)
 
     def save(self, folder: str | Path) -> None:
         """Write model.safetensors, config.json and the training log; no pickle. Replaces a model of the same path."""

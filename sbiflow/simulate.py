@@ -5,8 +5,17 @@ computed again as a whole, so that its bytes do not depend on where an earlier r
 round differently for batches of another size. (For the same reason the bytes are promised for one machine and
 one set of library versions, not across them.)
 
-With processes use `ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))`: torch's threads do
-not survive a fork. The simulator is pickled once per block.
+Executors that the tests run, with stores compared byte by byte and a worker killed:
+
+- `ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))`: torch's threads do not survive a fork;
+- `loky.get_reusable_executor(2)`: takes functions of a notebook, too;
+- `dask.distributed.Client(…).get_executor()`: dask replaces a worker that dies, and gives up a block after three. Ask
+  for one thread a worker, unless the simulator is safe in threads;
+- `mpi4py.futures.MPIPoolExecutor()` in a script run by `mpiexec -n 8 python -m mpi4py.futures script.py`, or
+  `MPICommExecutor`: a rank that dies ends all of them, and the same command continues (analyses/cluster/).
+
+A block runs in one torch thread. Libraries below NumPy have threads of their own: where a row simulator calls them,
+start the workers with OMP_NUM_THREADS=1 (dask does), or they fight for the cores.
 """
 
 from __future__ import annotations
@@ -16,7 +25,7 @@ import pickle
 import sys
 import threading
 import warnings
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +33,7 @@ import numpy as np
 from sbiflow import provenance
 from sbiflow.blocks import AnySimulator, BlockResult, BlockTask, default_block, is_row_simulator, run_block
 from sbiflow.checks import check_count, check_positive
-from sbiflow.execution import SimulationWarning, progress_bar, run_blocks
+from sbiflow.execution import SimulationWarning, lost_workers, progress_bar, run_blocks
 from sbiflow.function_simulator import FunctionSimulator, simulator_from_function
 from sbiflow.observing import extrinsic_columns, shape_difference, signal_shape
 from sbiflow.pairs import Pairs, draw_pairs
@@ -63,11 +72,11 @@ def simulate(
         n: rows the store is to have.
         path: the HDF5 file. Its disk space is reserved before the first simulation.
         seed: of parameters and, for a row simulator, of its noise.
-        executor: any concurrent.futures.Executor; None runs here. It is not shut down.
+        executor: any concurrent.futures.Executor; None runs here, in one torch thread. It is not shut down.
         block: rows per unit of work; a kill loses those in work. The store's own if it exists, else 1024, or
             64 for a row simulator.
-        timeout: [s] per row, for row simulators, by SIGALRM (here or in a process pool, not in threads):
-            compiled code that does not return is interrupted only when it returns.
+        timeout: [s] per row, for row simulators, by SIGALRM (here, in a process pool or under MPI, not in threads,
+            which dask's workers are): compiled code that does not return is interrupted only when it returns.
         dtype: of the stored signal, "float32" (default) or "float64".
         progress: show a bar.
 
@@ -78,7 +87,8 @@ def simulate(
         ValueError: bad arguments; the store belongs to another prior, simulator or seed (every difference is
             named); all rows failed.
         OSError: the disk has no room, or another process is writing the store.
-        RuntimeError: a worker process died.
+        RuntimeError: a worker died, or the cluster went away; what was finished is in the store, and the same call
+            continues.
         KeyboardInterrupt: Ctrl-C, after what is finished has been written.
     """
     _check_arguments(simulator, n, executor, block, timeout)
@@ -117,6 +127,11 @@ def _check_arguments(
             raise ValueError(
                 "timeout: expected a process pool or no executor, got threads, which cannot be stopped"
             )
+    if executor is not None and not isinstance(executor, Executor):
+        got = type(executor).__name__
+        raise ValueError(
+            f"executor: expected a concurrent.futures.Executor (client.get_executor()), got {got}"
+        )
     if isinstance(executor, ProcessPoolExecutor):
         try:
             pickle.dumps(simulator)
@@ -215,12 +230,14 @@ def _fill(
             text = f"stopped: {_kept(store)}"
             print(f"\n{text}", file=sys.stderr)
             raise KeyboardInterrupt(text) from None
-        except BrokenExecutor as error:
-            raise RuntimeError(f"a worker process died (killed? out of memory?): {_kept(store)}") from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise OSError(error.errno, f"{store.path}: the disk is full: {_kept(store)}") from error
+        except Exception as error:
+            if lost_workers(error):
+                raise RuntimeError(
+                    f"a worker process died (killed? out of memory?): {_kept(store)}"
+                ) from error
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(error.errno, f"{store.path}: the disk is full: {_kept(store)}") from error
+            raise
 
 
 def _kept(store: Store) -> str:

@@ -10,6 +10,7 @@ import typer
 from sbiflow import provenance
 from sbiflow.cli.errors import UserErrors
 from sbiflow.cli.integrate import integrate_command
+from sbiflow.cli.map import map_command
 from sbiflow.cli.pipeline import check_command, sample_command, simulate_command, train_command
 from sbiflow.cli.show import fetch_command, info_command, list_command
 
@@ -38,6 +39,7 @@ _EXAMPLES: dict[Callable[..., None], str] = {
     simulate_command: "sbiflow simulate stokes --n 200000 --out sims.h5",
     train_command: "sbiflow train sims.h5 --out model",
     sample_command: "sbiflow sample model observation.fits --out draws.h5 --reweight --corner corner.png",
+    map_command: "sbiflow map model cube.fits --n 50 --out map.h5 --chi2 1 --fits map.fits --figures maps",
     check_command: "sbiflow check model --report report.html",
     integrate_command: "sbiflow integrate analyses.integrands:camel8 --budget 1e6",
     info_command: "sbiflow info sims.h5",

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from sbiflow.plots.calibration import coverage_curve, pp_curves, rank_ecdf
     from sbiflow.plots.corners import Overlay, corner_figure, interval_text
     from sbiflow.plots.integral import convergence, weights_by_proposal
+    from sbiflow.plots.maps import Panel, map_figure
     from sbiflow.plots.spectrum import fit_residuals
     from sbiflow.plots.style import BLUE, GREEN, GREY, ORANGE, RED, axis_label
     from sbiflow.plots.training import training_curve
     from sbiflow.plots.weights import weight_histogram
 
-_MODULES = ("calibration", "corners", "integral", "spectrum", "style", "training", "weights")
+_MODULES = ("calibration", "corners", "integral", "maps", "spectrum", "style", "training", "weights")
 
 __all__ = [
     "BLUE",
@@ -27,12 +28,14 @@ __all__ = [
     "ORANGE",
     "RED",
     "Overlay",
+    "Panel",
     "axis_label",
     "convergence",
     "corner_figure",
     "coverage_curve",
     "fit_residuals",
     "interval_text",
+    "map_figure",
     "pp_curves",
     "rank_ecdf",
     "training_curve",
