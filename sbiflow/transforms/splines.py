@@ -5,6 +5,8 @@ up and replaced by the identity after, so the functions compile to one graph and
 sizes and slopes are bounded away from zero and the inverse is free of cancellation: in float32 f(f^-1(y)) is y to
 about 1e-4 however large the raw parameters are. x itself is known as well as the slope allows: where a spline is
 nearly flat (a slope down to 1e-6 at extreme parameters), many x have the same float32 y.
+
+`spline_kernel` computes the same with a gradient by hand; these functions are its reference.
 """
 
 from __future__ import annotations
