@@ -29,6 +29,9 @@ from sbiflow.transforms.splines import MIN_BIN
 from sbiflow.transforms.structure import Known, Spread, known_transform
 from sbiflow.transforms.whiten import Whiten
 
+_NOISE_ROWS = {"cpu": 4096}  # drawn at a time: a seed gives the same draws however many are asked for at once
+_NOISE_ROWS_GPU = 262_144
+
 
 @dataclass(frozen=True)
 class FlowConfig:
@@ -165,6 +168,9 @@ class ConditionalFlow(nn.Module):
         flow = Composite([*self.whiten, *build_transform(config, periodic, learned.features).transforms])
         self.known: Known | None = known_transform(structure, periodic)
         self.spread = Spread(structure, self.dim) if structure.has_symmetry else None
+        # An autoregressive inverse bounds its own memory, and its many small steps cost less for more draws at once.
+        bounded = FAMILIES[config.family][0] is _autoregressive and self.spread is None
+        self.chunks_at_once = 4 if bounded else 1
         self.embedding: Embedding | Guess | WithColumns = learned
         self.transform = flow
         if self.known is not None:
@@ -207,12 +213,19 @@ class ConditionalFlow(nn.Module):
 
     def draw(self, context: Tensor, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """The same from contexts (B, C)."""
-        shape = (n, len(context), self.dim)
-        normal = torch.randn(shape, generator=generator, device=context.device, dtype=context.dtype)
-        if any(self.periodic):
-            uniform = torch.rand(shape, generator=generator, device=context.device, dtype=context.dtype)
-            normal = torch.where(self.phase, wrap((2 * uniform - 1) * math.pi), normal)
-        z, logdet = self.transform.inverse(normal, context)
+        step = max(_NOISE_ROWS.get(context.device.type, _NOISE_ROWS_GPU) // max(len(context), 1), 1)
+        steps = [min(step, n - start) for start in range(0, n, step)]
+        base = torch.cat([self._noise(context, size, generator) for size in steps or [0]])
+        z, logdet = self.transform.inverse(base, context)
         if self.spread is not None:
             z = self.spread(z, generator)
-        return z, self.base_log_prob(normal) - logdet
+        return z, self.base_log_prob(base) - logdet
+
+    def _noise(self, context: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+        """n draws of the base for each context, (n, B, D)."""
+        shape = (n, len(context), self.dim)
+        normal = torch.randn(shape, generator=generator, device=context.device, dtype=context.dtype)
+        if not any(self.periodic):
+            return normal
+        uniform = torch.rand(shape, generator=generator, device=context.device, dtype=context.dtype)
+        return torch.where(self.phase, wrap((2 * uniform - 1) * math.pi), normal)

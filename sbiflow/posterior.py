@@ -129,8 +129,8 @@ class Posterior:
         return theta, log_q
 
     def _draw(self, x: Tensor, n: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """At most `_chunk` observations, at most about as many draws per pass."""
-        rows, context = max(self._chunk // len(x), 1), self.flow.embedding(x)
+        """At most `_chunk` observations; as many draws per pass, or a few times as many if the flow gains by that."""
+        rows, context = max(self._chunk // len(x), 1) * self.flow.chunks_at_once, self.flow.embedding(x)
         parts = []
         for start in range(0, n, rows):
             z, log_q = self.flow.draw(context, min(rows, n - start), generator)

@@ -14,7 +14,7 @@ import pytest
 ANALYSES = Path(__file__).parents[1] / "analyses"
 SCRIPTS = sorted(ANALYSES.glob("[0-9][0-9]_*.py"))
 PEERS = {  # a library that the benchmark needs; the other files of the folder are parts of these
-    "waveforms": "lal", "integrators": "vegas", "speed": "zuko", "training": "sbi", "streaming": None,
+    "waveforms": "lal", "integrators": "vegas", "speed": "zuko", "streaming": None,
     "executors": None, "distributed": None,
 }  # fmt: skip
 BENCHMARKS = [ANALYSES / "benchmarks" / f"{name}.py" for name in PEERS]

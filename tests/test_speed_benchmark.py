@@ -228,7 +228,7 @@ def test_imports_and_memory_in_the_lines() -> None:
     }
     processes = {"import": imports, "memory": {"step sbiflow": {"before": 100.0, "peak": 150.0}}}
     first, second = comparisons.numbers([], processes)
-    assert first.measured.startswith("0.60") and first.met is False
+    assert first.measured == "0.60 [0.50, 0.60]" and first.met is False
     assert second.measured == "150, 50"
 
 

@@ -92,7 +92,7 @@ def _draw(axes: Axes, panel: Panel, image: np.ndarray) -> None:
         interpolation="nearest",
     )
     bar = _colour_bar(axes, shown, panel, extend)
-    bar.ax.tick_params(labelsize=8)
+    bar.ax.tick_params(which="both", labelsize=8)
     if panel.categories:
         axes.set_title(panel.label, fontsize=10)
     else:
