@@ -72,9 +72,7 @@ def run_blocks(
                 assembly.add(waiting[future], found)
         raise
     finally:
-        torch.set_num_threads(
-            torch.get_num_threads()
-        )  # the default of new threads, which workers may have left at 1
+        torch.set_num_threads(torch.get_num_threads())  # what new threads start with: workers may have left 1
 
 
 def workers_of(executor: Executor) -> int:

@@ -258,8 +258,8 @@ def test_page_has_ratios_and_the_distance_from_the_limit() -> None:
     text = table.page(document([row(1.7)]), document([row(1.9)]))
     assert "| MAF, 15-D, 256 | 1,000 | 100/101 | 1e+03 | 1.70 [1.70, 1.70] |  | 2.0 | 25% |" in text
     assert (
-        "1.70 [1.70, 1.70] | >= 1.8 | >= 3 | **no** |" in text
-        and "1.90 [1.90, 1.90] | >= 1.8 | >= 3 | yes |" in text
+        "1.70 [1.70, 1.70]; 3.4 at the limit | >= 1.8 | >= 3 | **no** |" in text
+        and "1.90 [1.90, 1.90]; 3.8 at the limit | >= 1.8 | >= 3 | yes |" in text
     )
     assert "revision 0123456789;" in text and "torch.compile" not in text
 

@@ -155,4 +155,7 @@ def _line(target: Target, row: Row) -> Number:
     else:
         spread = row.against(target.peer)
         what, sign, met = f"{target.peer} over {OURS}", ">=", spread.median >= target.floor
-    return Number(f"{job}: {what}", str(spread), f"{sign} {target.floor:g}", f"{sign} {target.reach:g}", met)
+    best = "" if target.at_most else f"; {row.series[target.peer].seconds / row.limit:.1f} at the limit"
+    return Number(
+        f"{job}: {what}", f"{spread}{best}", f"{sign} {target.floor:g}", f"{sign} {target.reach:g}", met
+    )

@@ -86,7 +86,7 @@ def soundness(name: str, case: Case) -> float:
 
 
 @torch.no_grad()
-def deviation(model: Model, case: Case, n: int = 2000) -> float:
+def deviation(model: Model, case: Case, n: int = 1200) -> float:
     """Whether draws and density belong together: E_q[g(z) / q(z | x)] = 1 for every normalised density g.
 
     g is a normal of the covariance of half of the draws, times 0.8; the mean is over the other half. In standard
@@ -190,6 +190,7 @@ def main() -> None:
     quiet = argparse.Namespace(**vars(arguments) | {"record": False})
     report_numbers(title, numbers(rows, processes), folder, quiet)
     document = json.loads((folder / "numbers.json").read_text()) | {
+        "arguments": vars(arguments),
         "load": load, "cores": os.cpu_count(), "caches": caches(), "versions": versions(),
         "revision": git_revision(main), "rates": asdict(machine), "rows": [as_json(row) for row in rows],
         "import": {name: asdict(own) for name, own in processes["import"].items()},

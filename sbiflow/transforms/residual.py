@@ -53,12 +53,16 @@ class Stairs:
 
     def add_product(self, weight: Tensor, x: Tensor, out: Tensor) -> Tensor:
         """out += x weightᵀ, for x (n, in) and out (n, out)."""
+        if self._is_whole(weight):
+            return out.addmm_(x, weight.t())
         for a, e, k in self.rows:
             out[:, a:e].addmm_(x[:, :k], weight[a:e, :k].t())
         return out
 
     def transposed_product(self, weight: Tensor, g: Tensor, out: Tensor) -> Tensor:
         """g weight, (n, in), in `out`."""
+        if self._is_whole(weight):
+            return torch.mm(g, weight, out=out)
         last = 0
         for a, e, s in self.columns:
             torch.mm(g[:, s:], weight[s:, a:e], out=out[:, a:e])
@@ -70,12 +74,15 @@ class Stairs:
     def outer(self, g: Tensor, x: Tensor) -> Tensor:
         """gᵀ x, (out, in), where the weight is not zero."""
         outputs, inputs = g.shape[1], x.shape[1]
-        if self.rows == ((0, outputs, inputs),):
+        if len(self.rows) == 1 and self.rows[0][1:] == (outputs, inputs):
             return thin_outer(g, x)
         out = g.new_zeros(outputs, inputs)
         for a, e, k in self.rows:
             torch.mm(g[:, a:e].t(), x[:, :k], out=out[a:e, :k])
         return out
+
+    def _is_whole(self, weight: Tensor) -> bool:
+        return len(self.rows) == 1 and self.rows[0] == (0, *weight.shape)
 
 
 def _strips(size: int) -> list[tuple[int, int]]:
