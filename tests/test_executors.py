@@ -211,6 +211,18 @@ class FreshThreads(Executor):
         return future
 
 
+class LeavesOneThread(FreshThreads):
+    """As two blocks that overlap in two new threads may."""
+
+    def submit(self, fn: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
+        def leave_one() -> Any:
+            result = fn(*arguments, **options)
+            torch.set_num_threads(1)
+            return result
+
+        return super().submit(leave_one)
+
+
 @pytest.mark.parametrize("name", SIMULATORS)
 def test_a_worker_that_does_not_have_the_simulator_asks_for_it(
     name: str, reference: Path, tmp_path: Path
@@ -256,6 +268,7 @@ def test_a_block_runs_in_one_thread_and_leaves_the_others_theirs() -> None:
             run_blocks(Looking(), tasks, pool, lambda result: None)
         run_block(Looking(), tasks[0])
         assert seen == [1] * 21
+        run_blocks(Looking(), tasks[:1], LeavesOneThread(), lambda result: None)
         assert torch.get_num_threads() == 2
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(torch.get_num_threads).result() == 2

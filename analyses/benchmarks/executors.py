@@ -282,7 +282,7 @@ def finish(
 ) -> None:
     numbers = [number for times in measured for number in times.numbers()]
     numbers.append(
-        Number("rows of a run; row [ms]; repeats", f"{rows}; {1e3 * SECONDS:g}; {len(measured[0].bare)}")
+        Number("rows of a run; ms of a row; repeats", f"{rows}; {1e3 * SECONDS:g}; {len(measured[0].bare)}")
     )
     numbers.append(Number("not measured", ", ".join(missing) or "none"))
     numbers.append(

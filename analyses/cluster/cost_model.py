@@ -103,7 +103,7 @@ def best(settings: tuple[int, int, int, int], steps: int, repeats: int) -> Step:
 
 
 def measure(fast: bool) -> Measured:
-    steps, repeats = (2, 1) if fast else (15, 3)
+    steps, repeats = (2, 1) if fast else (8, 3)
     fills = [(64, 4), (640, 4), (128, 100)] if fast else FILLED
     slow = {}
     for workers in (1, 2):
@@ -229,7 +229,7 @@ def figure(found: Measured, model: Model) -> Figure:
         steps.plot([1e3 * one.seconds for one in points], predicted, marker, label=label)
     low, high = steps.get_xlim()
     steps.plot([low, high], [low, high], "k-", lw=0.7)
-    steps.set(xlabel="training step, measured [ms]", ylabel="model [ms]")
+    steps.set(xlabel="training step, measured [ms of CPU time]", ylabel="model [ms]")
     steps.legend()
     rows = np.geomspace(1e4, 1e7, 50)
     memory.loglog(list(found.memory), [value / 1e9 for value in found.memory.values()], "o", label="measured")

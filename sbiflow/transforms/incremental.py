@@ -28,10 +28,8 @@ from torch.nn.functional import silu
 from sbiflow.transforms.networks import MaskedNet
 
 _BLOCK = 72  # units: from here on a product runs at nearly full speed
-_NUMBERS = {
-    "cpu": 2**22
-}  # in the buffers: a shared cache holds them, and malloc needs no new pages each time
-_NUMBERS_GPU = 2**28
+# Numbers in the buffers: on a CPU what a shared cache holds, and malloc hands out again without fresh pages.
+_NUMBERS, _NUMBERS_GPU = {"cpu": 2**22}, 2**28
 _silu_into = torch.ops.aten.silu.out
 
 
@@ -90,15 +88,12 @@ def parts(net: MaskedNet, draws: int, contexts: Tensor | None, like: Tensor) -> 
     memory = like.new_empty(width * min(most, draws * count))
     for few in _evenly(count, most):
         given = read_context(net, None if contexts is None else contexts[few])
-        for size, group in itertools.groupby(_evenly(draws, max(most // len(given[0].T), 1)), _size):
+        shares = _evenly(draws, max(most // (few.stop - few.start), 1))
+        for size, group in itertools.groupby(shares, lambda share: share.stop - share.start):
             steps = Incremental(net, given, size, memory)
             for some in group:
                 steps.part = some, few
                 yield steps
-
-
-def _size(part: slice) -> int:
-    return part.stop - part.start
 
 
 def _evenly(count: int, most: int) -> list[slice]:
@@ -146,16 +141,12 @@ class Incremental:
         self.part = slice(draws), slice(self.shape[1])
         self.weights = [layer.weight.detach() for layer in _layers(net)]
         widths, rows = _widths(net), math.prod(self.shape)
-        self.inputs, self.residual, self.outputs, units = (
-            memory[: sum(widths) * rows].view(-1, rows).split(widths)
-        )
+        buffers = memory[: sum(widths) * rows].view(-1, rows).split(widths)
+        self.inputs, self.residual, self.outputs, units = buffers
         self.units = units.view(-1, net.hidden_ends[-1], rows)
-        self.blocks = {first: (first, last) for first, last in _blocks(net.hidden_ends)}
-        self.degrees = [
-            self._degree(d, net.hidden_ends[first - 1])
-            for first, last in self.blocks.values()
-            for d in range(first, last)
-        ]
+        self.blocks, self.degrees = dict(_blocks(net.hidden_ends)), []
+        for first, last in self.blocks.items():
+            self.degrees += [self._degree(d, net.hidden_ends[first - 1]) for d in range(first, last)]
 
     def step(self, d: int, features: Sequence[Tensor]) -> Tensor:
         """Outputs (rows, size) for dimension d, from the features of dimension d - 1, each (rows,); rows: draws x B."""
@@ -165,7 +156,7 @@ class Incremental:
         for i, feature in enumerate(features, self.net.input_ends[d - 1]):
             self.inputs[i] = feature
         if d in self.blocks:
-            self._begin(*self.blocks[d])
+            self._begin(d, self.blocks[d])
         return self._finish(self.degrees[d - 1]).T
 
     def _begin(self, first: int, last: int) -> None:
@@ -187,7 +178,7 @@ class Incremental:
         new, block = slice(*net.hidden_ends[d - 1 : d + 1]), slice(start, net.hidden_ends[d])
         outputs = slice(d * net.size, (d + 1) * net.size)
         return _Degree(
-            self.inputs[:known], self.residual[: _size(new)], self.weights[0][new, :known],
+            self.inputs[:known], self.residual[: new.stop - new.start], self.weights[0][new, :known],
             self.units[:, new].unbind(), [weight[new, block] for weight in self.weights[1:-1]],
             self.units[:, block].unbind(), self.weights[-1][outputs, block], self.outputs[outputs],
         )  # fmt: skip

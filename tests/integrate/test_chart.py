@@ -132,8 +132,8 @@ def test_batches_do_not_matter(monkeypatch):
     whole = [*chart.draw(points[:, :-1], points[:, -1]), chart.log_prob(points[:, :-1])]
     monkeypatch.setattr(chart_module, "_ROWS", 300)
     parts = [*chart.draw(points[:, :-1], points[:, -1]), chart.log_prob(points[:, :-1])]
-    for one, other in zip(whole, parts, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    for one, other in zip(whole, parts, strict=True):  # float32 products round differently in other batches
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_the_ends_of_a_periodic_axis_meet():

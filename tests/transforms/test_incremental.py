@@ -111,7 +111,9 @@ def test_contexts_broadcast(shape: tuple[int, ...]) -> None:
                 inputs.expand(*full, 3).reshape(rows, 3), context.expand(*full, 2).reshape(rows, 2)
             )
         assert outputs.shape == (*full, 3) and logdet.shape == full
-        torch.testing.assert_close((outputs.reshape(rows, 3), logdet.reshape(rows)), each, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            (outputs.reshape(rows, 3), logdet.reshape(rows)), each, rtol=1e-10, atol=1e-10
+        )
         again, minus = transform(outputs, context)
         torch.testing.assert_close((again, minus), (inputs.expand(*full, 3), -logdet), rtol=1e-8, atol=1e-8)
 
