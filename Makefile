@@ -29,7 +29,7 @@ bench: $(DONE)  ## against sbi, zuko, nflows and BayesFlow, alternating; about 2
 	$(RUN) analyses/benchmarks/executors.py --record
 	$(RUN) analyses/benchmarks/distributed.py --record
 	$(RUN) analyses/benchmarks/training.py --record
-	$(RUN) analyses/benchmarks/table.py
+	$(RUN) analyses/benchmarks/table.py --readme README.md
 
 test: $(DONE)  ## what CI runs
 	$(RUN) -m pytest

@@ -125,7 +125,7 @@ def test_draws_belong_to_their_observation() -> None:
 
 def test_chunks_are_whole() -> None:
     with torch.no_grad():
-        assert build(OURS, MAF).draw(torch.randn(3, 10), 5001).shape == (5001, 3, 5)
+        assert build(OURS, MAF).draw(torch.randn(3, 10), 20001).shape == (20001, 3, 5)
 
 
 def test_a_library_without_such_a_flow() -> None:
