@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.ensemble import Ensemble
-from sbiflow.flows import FlowConfig
+from sbiflow.families import FlowConfig
 from sbiflow.integrate import (
     Channel,
     IntegralResult,

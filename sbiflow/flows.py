@@ -1,147 +1,22 @@
-"""From a configuration to a conditional flow on the prior's base space.
-
-A flow lives in z = prior.unconstrain(theta): real columns with a standard normal base, periodic columns as phases
-with a uniform base. Families differ by their elementwise map and conditioner only; each is one function in
-`FAMILIES`.
-"""
+"""A conditional flow: embedding of the observation, transform from z to the base, and the base's density."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from nflows.transforms.base import Transform
 from torch import Tensor, nn
 
 from sbiflow.embedding import Embedding, EmbeddingConfig
+from sbiflow.families import FAMILIES, FlowConfig, build_transform
 from sbiflow.guess import Guess, WithColumns
-from sbiflow.structure import Structure
-from sbiflow.transforms.autoregressive import MaskedAutoregressive
 from sbiflow.transforms.bounded import wrap
-from sbiflow.transforms.composite import Composite, WithContext
-from sbiflow.transforms.coupling import Coupling
-from sbiflow.transforms.elementwise import Affine, Chain, CircularSpline, Elementwise, Spline, elementwise_for
-from sbiflow.transforms.linear import LULinear, Permutation
-from sbiflow.transforms.splines import MIN_BIN
+from sbiflow.transforms.composite import Composite, WithContext, initialise, objective
 from sbiflow.transforms.structure import Known, Spread, known_transform
 from sbiflow.transforms.whiten import Whiten
 
 _NOISE_ROWS = {"cpu": 4096}  # drawn at a time: a seed gives the same draws however many are asked for at once
 _NOISE_ROWS_GPU = 262_144
-
-
-@dataclass(frozen=True)
-class FlowConfig:
-    """Which flow.
-
-    Attributes:
-        family: one of `FAMILIES`: "spline_coupling", "spline_autoregressive", "realnvp", "maf".
-        layers: number of coupling or autoregressive transforms.
-        hidden, blocks: width and residual blocks of every conditioner.
-        bins: spline bins.
-        half_width: splines act on [-half_width, half_width] of the base space, the identity outside.
-        linear: an LU-factorised linear map after every transform.
-        start: what the untrained flow is: "regression", the Gaussian posterior of a linear fit to the simulations
-            (guess.py), or "prior".
-        dropout: share of the conditioners' units dropped while training, against over-fitting few simulations.
-        structure: anchors and symmetries of the posterior; `train` takes the simulator's if there is none here.
-    """
-
-    family: str = "spline_coupling"
-    layers: int = 5
-    hidden: int = 64
-    blocks: int = 2
-    bins: int = 8
-    half_width: float = 5.0
-    linear: bool = True
-    start: str = "regression"
-    dropout: float = 0.0
-    structure: Structure = field(default_factory=Structure)
-
-    def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"flow family: expected one of {', '.join(FAMILIES)}, got {self.family!r}")
-        if self.start not in ("regression", "prior"):
-            raise ValueError(f'flow start: expected "regression" or "prior", got {self.start!r}')
-        if min(self.layers, self.hidden) < 1 or self.blocks < 0 or not 0 < self.half_width < math.inf:
-            raise ValueError(f"flow: expected positive sizes, got {self}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"flow dropout: expected a share in [0, 1), got {self.dropout}")
-        if not 2 <= self.bins < 1 / MIN_BIN:
-            raise ValueError(
-                f"flow: expected at least 2 bins and fewer than {1 / MIN_BIN:.0f}, got {self.bins}"
-            )
-
-    @classmethod
-    def from_spec(cls, spec: dict[str, Any]) -> FlowConfig:
-        """From what `dataclasses.asdict` made of one, and JSON of that."""
-        structure = {"structure": Structure.from_spec(spec["structure"])} if "structure" in spec else {}
-        return cls(**(spec | structure))
-
-
-def _coupling(
-    config: FlowConfig, real: Elementwise, periodic: tuple[bool, ...], context: int, layer: int
-) -> Transform:
-    dim = len(periodic)
-    moved = [i for i in range(dim) if (i + layer) % 2 == 0] or list(range(dim))
-    own = elementwise_for(real, CircularSpline(config.bins), [periodic[i] for i in moved])
-    phases = [i for i in range(dim) if periodic[i]]
-    return Coupling(dim, moved, context, own, config.hidden, config.blocks, phases, config.dropout)
-
-
-def _autoregressive(
-    config: FlowConfig, real: Elementwise, periodic: tuple[bool, ...], context: int, layer: int
-) -> Transform:
-    own = elementwise_for(real, CircularSpline(config.bins), periodic)
-    phases = tuple(i for i, flag in enumerate(periodic) if flag)
-    return MaskedAutoregressive(
-        len(periodic), context, own, config.hidden, config.blocks, phases, config.dropout
-    )
-
-
-def _spline(config: FlowConfig) -> Elementwise:
-    """An affine map in front of the spline: posteriors much narrower than the prior are zoomed into first."""
-    return Chain(Affine(), Spline(config.bins, config.half_width))
-
-
-Layer = Callable[[FlowConfig, Elementwise, tuple[bool, ...], int, int], Transform]
-FAMILIES: dict[str, tuple[Layer, Callable[[FlowConfig], Elementwise]]] = {
-    "spline_coupling": (_coupling, _spline),
-    "spline_autoregressive": (_autoregressive, _spline),
-    "realnvp": (_coupling, lambda config: Affine()),
-    "maf": (_autoregressive, lambda config: Affine()),
-}
-
-
-def build_transform(config: FlowConfig, periodic: tuple[bool, ...], context: int) -> Composite:
-    """The flow's transform from z to the base, as an nflows Transform; `context` is C.
-
-    Raises:
-        ValueError: a single coupling layer for more than one column, half of which it would leave as the prior.
-    """
-    dim = len(periodic)
-    make_layer, make_elementwise = FAMILIES[config.family]
-    if make_layer is _coupling and config.layers < min(dim, 2):
-        raise ValueError(
-            f"{config.family}: expected at least 2 layers for {dim} parameters, got {config.layers}"
-        )
-    real = [i for i in range(dim) if not periodic[i]]
-    parts: list[Transform] = []
-    # A permuted order carries its flags along: `flags` says which columns are phases at this depth.
-    flags = tuple(periodic)
-    for layer in range(config.layers):
-        if make_layer is _autoregressive and layer:
-            parts.append(Permutation(range(dim)[::-1]))
-            flags = flags[::-1]
-        if config.linear and layer and len(real) > 1:
-            parts.append(LULinear(dim, [i for i in range(dim) if not flags[i]]))
-        parts.append(make_layer(config, make_elementwise(config), flags, context, layer))
-    if flags != tuple(periodic):
-        parts.append(Permutation(range(dim)[::-1]))
-    return Composite(parts)
 
 
 class ConditionalFlow(nn.Module):
@@ -157,7 +32,7 @@ class ConditionalFlow(nn.Module):
         x_shape: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self.dim, self.periodic, self.has_dropout = len(periodic), periodic, config.dropout > 0
+        self.dim, self.periodic = len(periodic), periodic
         structure = config.structure
         structure.check(periodic, math.prod(x_shape))
         real = [i for i in range(self.dim) if not periodic[i]]
@@ -165,11 +40,13 @@ class ConditionalFlow(nn.Module):
         guided = config.start == "regression" and bool(real)
         learned = Guess(own, len(real)) if guided else own
         self.whiten = [Whiten(self.dim, real)] if guided else []
-        flow = Composite([*self.whiten, *build_transform(config, periodic, learned.features).transforms])
+        made = build_transform(config, periodic, learned.features)
+        parts = list(made.transforms) if isinstance(made, Composite) else [made]
+        flow = Composite([*self.whiten, *parts])
         self.known: Known | None = known_transform(structure, periodic)
         self.spread = Spread(structure, self.dim) if structure.has_symmetry else None
         # An autoregressive inverse bounds its own memory, and its many small steps cost less for more draws at once.
-        bounded = FAMILIES[config.family][0] is _autoregressive and self.spread is None
+        bounded = FAMILIES[config.family].bounds_memory and self.spread is None
         self.chunks_at_once = 4 if bounded else 1
         self.embedding: Embedding | Guess | WithColumns = learned
         self.transform = flow
@@ -178,23 +55,38 @@ class ConditionalFlow(nn.Module):
             own_context, rest = slice(learned.features), slice(learned.features, None)
             self.transform = Composite([WithContext(self.known, rest), WithContext(flow, own_context)])
         self.register_buffer("phase", torch.tensor(periodic), persistent=False)
+        self.is_random = config.dropout > 0 or any(
+            getattr(part, "is_random", False) for part in flow.modules()
+        )
+        self.climbs_log_prob = not hasattr(flow.transforms[-1], "objective")
 
     def fit(self, z: Tensor, x: Tensor, signal: Tensor) -> None:
         """Fit what is not trained by gradients: z (n, D), noisy x and noise-free signal (n, *x_shape)."""
         whole = self.embedding
         learned = whole.inner if isinstance(whole, WithColumns) else whole
         if isinstance(whole, WithColumns) and isinstance(self.known, Known):
-            z = self.known.forward(z, whole.select(x))[0]
+            inner = self.known.forward(z, whole.select(x))[0]
+        else:
+            inner = z
         learned.fit(x, signal)
         if isinstance(learned, Guess):
             (whiten,) = self.whiten
-            whiten.fit(learned.regress(x, z[:, whiten.columns.cpu()]))
+            whiten.fit(learned.regress(x, inner[:, whiten.columns.cpu()]))
+        if any(hasattr(part, "initialise") for part in self.transform.modules()):
+            with torch.no_grad():
+                initialise(self.transform, z, self.embedding(x))
 
     def base_log_prob(self, u: Tensor) -> Tensor:
         """Standard normal per real column, uniform per phase; (..., D) -> (...)."""
         normal = -0.5 * (u * u + math.log(2 * math.pi))
         uniform = torch.full_like(u, -math.log(2 * math.pi))
         return torch.where(self.phase, uniform, normal).sum(-1)
+
+    def objective(self, z: Tensor, x: Tensor) -> Tensor:
+        """What training climbs, (...): log q(z | x), or what stands for it in a family that says so."""
+        if self.climbs_log_prob:
+            return self.log_prob(z, x)
+        return objective(self.transform, z, self.embedding(x))
 
     def log_prob(self, z: Tensor, x: Tensor) -> Tensor:
         """log q(z | x), (...)."""

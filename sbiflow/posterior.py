@@ -13,7 +13,8 @@ from torch import Generator, Tensor
 from sbiflow.checks import as_tensor, check_count, check_finite, check_shape
 from sbiflow.contracts import AnySimulator
 from sbiflow.embedding import EmbeddingConfig
-from sbiflow.flows import ConditionalFlow, FlowConfig
+from sbiflow.families import FlowConfig
+from sbiflow.flows import ConditionalFlow
 from sbiflow.maps import MapConfig, MapResult, Mixture, make_map
 from sbiflow.model_file import part, read_model, write_model
 from sbiflow.novelty import Novelty, NoveltyCheck

@@ -19,7 +19,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from sbiflow import EmbeddingConfig, FlowConfig, TrainConfig, train
-from sbiflow.flows import FAMILIES
+from sbiflow.families import FAMILIES
 from sbiflow.importance import WeightDiagnostics, diagnose, importance_weights
 from sbiflow.priors import Normal, PeriodicUniform, Prior
 from tests.quick import quick_store

@@ -7,7 +7,8 @@ from scipy import stats
 
 from sbiflow import EmbeddingConfig, FlowConfig, PeriodicUniform, Prior, Uniform, draw_pairs
 from sbiflow.embedding import Embedding
-from sbiflow.flows import FAMILIES, ConditionalFlow
+from sbiflow.families import FAMILIES
+from sbiflow.flows import ConditionalFlow
 from sbiflow.guess import Guess
 from tests.toys import LinearGaussian
 

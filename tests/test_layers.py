@@ -15,7 +15,7 @@ LAYERS = [
     "contracts structure checks observing seeding provenance optional pareto verdict",
     "transforms embedding guess novelty model_file store store_file store_meta store_writer samples_file observation "
     "datasets plots summary",
-    "priors flows",
+    "families priors flows",
     "blocks execution function_simulator pairs simulate draws samples importance elsewhere maps posterior "
     "ensemble",
     "training calibration integrate",
@@ -26,7 +26,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.spl
 
 # Libraries that only these parts of the package may import.
 ONLY_IN = {
-    "nflows": {"transforms", "flows"},
+    "nflows": {"transforms", "families"},
     "h5py": {"gravitational_waves", "store_file", "samples_file", "observation", "maps", "cli"},
     "matplotlib": {"plots", "draws", "samples", "training", "calibration"},
     "corner": {"plots"},

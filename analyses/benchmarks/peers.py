@@ -38,7 +38,8 @@ from torch.nn import functional
 
 from analyses.benchmarks.architecture import AS_TRAINED, BAYESFLOW, NFLOWS, OURS, SAME_NET, ZUKO, Case, Model
 from sbiflow.embedding import EmbeddingConfig
-from sbiflow.flows import ConditionalFlow, FlowConfig
+from sbiflow.families import FlowConfig
+from sbiflow.flows import ConditionalFlow
 from sbiflow.optional import require
 from sbiflow.transforms.composite import Composite
 from sbiflow.transforms.coupling import Coupling

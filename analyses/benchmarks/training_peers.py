@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.distributions import Independent, LogNormal, Normal, Uniform
 
 import sbiflow as sf
-from sbiflow.flows import FlowConfig
+from sbiflow.families import FlowConfig
 from sbiflow.optional import require
 from sbiflow.priors import Prior
 from sbiflow.store import Store

@@ -19,7 +19,7 @@ from sbiflow.calibration import calibrate
 from sbiflow.cli import lookup
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.ensemble import Ensemble, load_posterior
-from sbiflow.flows import FlowConfig
+from sbiflow.families import FlowConfig
 from sbiflow.posterior import ModelInfo, Posterior
 from sbiflow.simulate import simulate
 from sbiflow.store import Store

@@ -15,7 +15,7 @@ from sbiflow import datasets, samples
 from sbiflow.cli import lookup
 from sbiflow.embedding import KINDS
 from sbiflow.ensemble import Ensemble, is_ensemble
-from sbiflow.flows import FAMILIES
+from sbiflow.families import FAMILIES
 from sbiflow.posterior import Posterior
 from sbiflow.priors import Prior
 from sbiflow.store import Store

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sbiflow.flows import FlowConfig, build_transform
+from sbiflow.families import FlowConfig, build_transform
 from sbiflow.integrate.grid import Grid
 from sbiflow.transforms.bounded import wrap
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sbiflow.flows import FlowConfig
+from sbiflow.families import FlowConfig
 
 METHODS = ("auto", "grid", "flow")
 _FEW_AXES = 3  # up to here a step of training is cheap, and structure is fine in proportion to the axes

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sbiflow.flows import ConditionalFlow
 
-LogProb = Callable[[Tensor, Tensor], Tensor]
+Objective = Callable[[Tensor, Tensor], Tensor]
 
 _FLOPS = 2e10  # a step on one core reaches about a fifth of its peak
 _STEP = 5e-3  # [s] of a step whatever its size
@@ -36,17 +36,17 @@ def worthwhile(model: ConditionalFlow, steps: int, batch: int, device: torch.dev
     return steps * (6 * parameters * batch / _FLOPS + _STEP) >= _WORTH_ON_CPU
 
 
-def compiled_log_prob(model: ConditionalFlow, z: Tensor, x: Tensor) -> LogProb:
-    """`model.log_prob` for batches of the shapes of z and x, compiled with its backward pass; itself if that fails."""
+def compiled_objective(model: ConditionalFlow, z: Tensor, x: Tensor) -> Objective:
+    """`model.objective` for batches of the shapes of z and x, compiled with its backward pass; itself if that fails."""
     mode = "reduce-overhead" if z.is_cuda else None
     try:
-        own: LogProb = torch.compile(model.log_prob, fullgraph=True, dynamic=False, mode=mode)
+        own: Objective = torch.compile(model.objective, fullgraph=True, dynamic=False, mode=mode)
         (-own(z, x).mean()).backward()
     except (
         Exception
     ) as error:  # the compiler's errors have no common type; the plain pass shows if it was not that
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         warnings.warn(f"training goes on without compilation ({reason})", CompilationWarning, stacklevel=2)
-        own = model.log_prob
+        own = model.objective
     model.zero_grad(set_to_none=True)
     return own

@@ -11,7 +11,7 @@ import torch
 from sbiflow.contracts import RowSimulator, Simulator
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.ensemble import Ensemble, stack
-from sbiflow.flows import FlowConfig
+from sbiflow.families import FlowConfig
 from sbiflow.store import Store
 from sbiflow.training.config import TrainConfig
 from sbiflow.training.run import observed, train

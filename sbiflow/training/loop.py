@@ -23,7 +23,7 @@ from sbiflow.flows import ConditionalFlow
 from sbiflow.observing import observe, theta_for
 from sbiflow.seeding import torch_generator
 from sbiflow.training.checkpoint import Checkpoint, pack, unpack
-from sbiflow.training.compiled import LogProb, compiled_log_prob, worthwhile
+from sbiflow.training.compiled import Objective, compiled_objective, worthwhile
 from sbiflow.training.config import TrainConfig
 from sbiflow.training.data import DROPOUT, EXTRINSIC, NOISE, Data, redrawn
 from sbiflow.training.distributed import Team
@@ -65,7 +65,7 @@ class Training:
         self.best = {name: value.clone() for name, value in model.state_dict().items()}
         self.step, self.waited, self.log = 0, 0, TrainingLog()
         self.parameters = list(model.parameters())
-        self.log_prob: LogProb = model.log_prob
+        self.objective: Objective = model.objective
 
     def loop(self, progress: bool) -> None:
         """Train to the end of the budget, or until the validation loss has stopped falling."""
@@ -73,7 +73,7 @@ class Training:
         patience = self.config.patience or math.inf
         started = time.monotonic() - self.log.seconds
         if self.step < steps and self._compiles(steps):
-            self.log_prob = compiled_log_prob(self.model, *self._batch(self.step))
+            self.objective = compiled_objective(self.model, *self._batch(self.step))
         if self.step == 0:
             self._validate()  # the start may be better than what a few simulations teach
         shown, patient = progress and self.team.rank == 0, self.team.size > 1
@@ -119,8 +119,8 @@ class Training:
         losses = []
         for lane in self.team.own(self.lanes):
             z, x = self._batch(step, lane)
-            with dropout_stream(self.model, self.config.seed, *_key(step, lane)):
-                loss = -self.log_prob(z, x).mean() / self.lanes
+            with random_stream(self.model, self.config.seed, *_key(step, lane)):
+                loss = -self.objective(z, x).mean() / self.lanes
             loss.backward()
             losses.append(loss.detach())
         return self.team.add_gradients(self.model, torch.stack(losses).sum())
@@ -151,10 +151,10 @@ class Training:
     @torch.no_grad()
     def _validate(self) -> None:
         self.team.check_weights(self.model, self.step)
-        log_prob = self._validation_log_prob()
-        loss = -log_prob.double().mean().item()
+        values = self._validation_objective()
+        loss = -values.double().mean().item()
         if not math.isfinite(loss):
-            bad = ~torch.isfinite(log_prob).cpu()
+            bad = ~torch.isfinite(values).cpu()
             self._stop(self.step, "validation loss", self.data.validation.rows[bad])
         self.waited = 0 if loss < self.log.best else self.waited + 1
         if loss < self.log.best:
@@ -162,16 +162,20 @@ class Training:
         self.log.validation_step.append(self.step)
         self.log.validation_loss.append(loss)
 
-    def _validation_log_prob(self) -> Tensor:
-        """Chunk by chunk, shared out among the processes; chunks depend on the lanes only, and so does rounding."""
+    def _validation_objective(self) -> Tensor:
+        """Chunk by chunk, shared out among the processes; chunks depend on the lanes only, and so does rounding.
+
+        What is random in it is the same in every validation.
+        """
         z, x = self.validation
         size = min(_VALIDATION_CHUNK, -(-len(z) // self.lanes))
-        log_prob = z.new_zeros(len(z))
+        values = z.new_zeros(len(z))
         for chunk, start in enumerate(range(0, len(z), size)):
             if chunk % self.team.size == self.team.rank:
                 rows = slice(start, start + size)
-                log_prob[rows] = self.model.log_prob(z[rows], x[rows])
-        return self.team.add(log_prob)
+                with random_stream(self.model, self.config.seed, 0, chunk, 1, training=False):
+                    values[rows] = self.model.objective(z[rows], x[rows])
+        return self.team.add(values)
 
     @torch.no_grad()
     def _diverged(self, step: int) -> NoReturn:
@@ -182,7 +186,9 @@ class Training:
         bad = torch.zeros(self._size, device=self.validation.z.device)
         for lane in self.team.own(self.lanes):
             z, x = self._batch(step - 1, lane)
-            good = torch.isfinite(self.model.log_prob(z, x)) & torch.isfinite(x.reshape(len(x), -1)).all(1)
+            with random_stream(self.model, self.config.seed, *_key(step - 1, lane)):
+                values = self.model.objective(z, x)
+            good = torch.isfinite(values) & torch.isfinite(x.reshape(len(x), -1)).all(1)
             bad[self._rows(lane)] = (~good).float()
         rows = self.data.batch_rows(step - 1, self._size)
         self._stop(step, "loss or its gradient", rows[self.team.add(bad).bool().cpu()])
@@ -238,15 +244,18 @@ class Training:
 
 
 @contextmanager
-def dropout_stream(model: ConditionalFlow, seed: int, *key: int) -> Iterator[None]:
-    """Training mode with dropout drawn from a stream of (seed, *key), for a flow that has dropout."""
-    if not model.has_dropout:
+def random_stream(model: ConditionalFlow, seed: int, *key: int, training: bool = True) -> Iterator[None]:
+    """What is random in the objective (dropout, estimates) drawn from a stream of (seed, *key).
+
+    A flow without any is left alone. One with it is in training mode meanwhile, unless `training` is false.
+    """
+    if not model.is_random:
         yield
         return
     devices = [parameter.device for parameter in islice(model.parameters(), 1) if parameter.is_cuda]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(torch_generator(seed, DROPOUT, *key).initial_seed()))
-        model.train()
+        model.train(training)
         yield
         model.eval()
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from sbiflow.checks import check_count, check_shape
 from sbiflow.contracts import RowSimulator, Simulator
 from sbiflow.embedding import EmbeddingConfig
-from sbiflow.flows import ConditionalFlow, FlowConfig
+from sbiflow.families import FlowConfig
+from sbiflow.flows import ConditionalFlow
 from sbiflow.novelty import Novelty
 from sbiflow.observing import (
     check_extrinsic,
@@ -50,6 +51,7 @@ from sbiflow.training.shards import Shards
 from sbiflow.training.stream import training_data
 
 _FIT_ROWS = 50_000  # rows that the standardiser, the SVD and the novelty test are fitted on
+_COSTLY_ROWS = 2048  # for a log-density that training does not compute by itself
 _CHECKED_ROWS = 4  # simulated again, to see that what is called extrinsic is
 
 
@@ -269,7 +271,7 @@ def _info(store: Shards, simulator: Simulator | RowSimulator, run: Training) -> 
         failed_simulations=store.n_failed,
         seed=run.config.seed,
         steps=run.step,
-        validation_log_prob=_physical_log_prob(run.log.best, run.validation.z, simulator),
+        validation_log_prob=_physical_log_prob(run, simulator),
         training_seconds=run.log.seconds,
         training=asdict(run.config),
         sbiflow_version=package_version(),
@@ -277,7 +279,14 @@ def _info(store: Shards, simulator: Simulator | RowSimulator, run: Training) -> 
     )
 
 
-def _physical_log_prob(loss: float, z: Tensor, simulator: Simulator | RowSimulator) -> float:
+@torch.no_grad()
+def _physical_log_prob(run: Training, simulator: Simulator | RowSimulator) -> float:
     """Mean log q(theta | x) of the validation part in physical units."""
+    z, x = run.validation
+    if run.model.climbs_log_prob:
+        mean = -run.log.best
+    else:
+        z, x = z[:_COSTLY_ROWS], x[:_COSTLY_ROWS]
+        mean = float(run.model.log_prob(z, x).double().mean())
     log_jacobian = simulator.prior.constrain(z.double().cpu())[1]
-    return -loss - float(log_jacobian.mean())
+    return mean - float(log_jacobian.mean())

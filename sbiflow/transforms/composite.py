@@ -38,11 +38,41 @@ class WithContext(Transform):
         super().__init__()
         self.inner, self.columns = inner, columns
 
-    def _own(self, context: Tensor | None) -> Tensor | None:
+    def own(self, context: Tensor | None) -> Tensor | None:
         return None if context is None else context[..., self.columns]
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.inner(inputs, self._own(context))
+        return self.inner(inputs, self.own(context))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.inner.inverse(inputs, self._own(context))
+        return self.inner.inverse(inputs, self.own(context))
+
+
+def initialise(transform: Transform, inputs: Tensor, context: Tensor | None) -> Tensor:
+    """Hand the data (n, D) through, and let every part that takes its first parameters from data take them.
+
+    Such a part has `initialise(inputs, context)`. Returns the outputs.
+    """
+    if isinstance(transform, Composite):
+        for part in transform.transforms:
+            inputs = initialise(part, inputs, context)
+        return inputs
+    if isinstance(transform, WithContext):
+        return initialise(transform.inner, inputs, transform.own(context))
+    if hasattr(transform, "initialise"):
+        transform.initialise(inputs, context)
+    return transform(inputs, context)[0]
+
+
+def objective(transform: Transform, inputs: Tensor, context: Tensor | None) -> Tensor:
+    """What training climbs, (...), where the last part of a flow has an `objective(inputs, context)` of its own.
+
+    That is a per-row estimate whose maximum is the wished density's; log-determinants before it are added.
+    """
+    if isinstance(transform, WithContext):
+        return objective(transform.inner, inputs, transform.own(context))
+    if not isinstance(transform, Composite):
+        return transform.objective(inputs, context)
+    *first, last = transform.transforms
+    inputs, total = Composite(first)(inputs, context)
+    return total + objective(last, inputs, context)

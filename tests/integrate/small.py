@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sbiflow.flows import FlowConfig
+from sbiflow.families import FlowConfig
 from sbiflow.integrate.chart import Channel
 from sbiflow.integrate.config import IntegratorConfig
 from sbiflow.integrate.domain import Domain

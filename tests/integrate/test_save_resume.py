@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sbiflow.flows import FlowConfig
+from sbiflow.families import FlowConfig
 from sbiflow.integrate import Integrator
 from sbiflow.model_file import write_model
 from tests.integrate.small import config, cube

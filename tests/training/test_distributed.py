@@ -19,7 +19,7 @@ from sbiflow.training.data import load_training_data
 from sbiflow.training.distributed import Team
 from sbiflow.training.group import join
 from sbiflow.training.interrupt import deferred_interrupt
-from sbiflow.training.loop import dropout_stream
+from sbiflow.training.loop import random_stream
 from sbiflow.training.optimiser import Muon
 from tests.quick import FLOW, quick_store, quick_train, same_weights
 from tests.training import together
@@ -146,11 +146,11 @@ def test_lanes_have_dropout_of_their_own(folder, monkeypatch):
     seeds = []
 
     def recorded(model, seed, *key):
-        with dropout_stream(model, seed, *key):
+        with random_stream(model, seed, *key):
             seeds.append(torch.initial_seed())
             yield
 
-    monkeypatch.setattr("sbiflow.training.loop.dropout_stream", contextmanager(recorded))
+    monkeypatch.setattr("sbiflow.training.loop.random_stream", contextmanager(recorded))
     store = Store.open(folder / "wave.h5")
     for lanes in (1, 2, 4):
         quick_train(store, WAVE, replace(CONFIG, steps=2, lanes=lanes), flow=DROPOUT)

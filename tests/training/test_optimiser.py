@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from sbiflow import EmbeddingConfig, FlowConfig
-from sbiflow.flows import FAMILIES, ConditionalFlow
+from sbiflow.families import FAMILIES
+from sbiflow.flows import ConditionalFlow
 from sbiflow.training.optimiser import Muon, build_optimisers, hidden_matrices, orthogonalise
 
 SHAPES = [(32, 32), (64, 20), (20, 64), (17, 200), (128, 128)]
@@ -75,7 +76,9 @@ def test_a_parameter_without_a_gradient_is_left_alone():
 @pytest.mark.parametrize("kind", ["muon", "adam"])
 def test_every_parameter_is_in_exactly_one_optimiser(family, kind):
     flow = FlowConfig(family=family, layers=2, hidden=24, blocks=2)
-    model = ConditionalFlow(flow, EmbeddingConfig(hidden=32, features=20), (False, True, False), (30,))
+    model = ConditionalFlow(
+        flow, EmbeddingConfig(hidden=32, features=20), (False, FAMILIES[family].phases, False), (30,)
+    )
     optimisers = build_optimisers(model, kind, 0.01)
     held = [id(p) for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())

@@ -7,7 +7,8 @@ import torch
 
 from sbiflow.transforms.autoregressive import MaskedAutoregressive
 from sbiflow.transforms.elementwise import Affine
-from tests.transforms.catalogue import CATALOGUE, build, distance
+from tests.transforms.case import build, distance
+from tests.transforms.catalogue import CATALOGUE
 from tests.transforms.products import multiplications
 
 ROWS = 48

@@ -32,7 +32,8 @@ from sbiflow.transforms.bounded import wrap
 from sbiflow.transforms.coupling import Coupling
 from sbiflow.transforms.elementwise import Affine, Chain, CircularSpline, Elementwise, Spline
 from sbiflow.transforms.linear import LULinear, Permutation
-from tests.transforms.catalogue import CATALOGUE, HALF_WIDTH, build, distance
+from tests.transforms.case import HALF_WIDTH, build, distance
+from tests.transforms.catalogue import CATALOGUE
 
 ROWS, K, MEANINGLESS = 48, 60.0, 1e-2
 SHAKE = 1e-9  # relative change of weights, in float64, that measures what their rounding does

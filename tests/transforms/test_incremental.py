@@ -13,7 +13,7 @@ from sbiflow.transforms.autoregressive import MaskedAutoregressive
 from sbiflow.transforms.elementwise import Affine, CircularSpline, Spline, elementwise_for
 from sbiflow.transforms.incremental import grid, parts
 from sbiflow.transforms.networks import MaskedNet
-from tests.transforms.catalogue import randomise
+from tests.transforms.case import randomise
 from tests.transforms.products import multiplications
 
 NETS = {  # widths, size, C, hidden, blocks

@@ -13,11 +13,12 @@ from scipy import stats
 from torch import Tensor
 
 from sbiflow.embedding import EmbeddingConfig
-from sbiflow.flows import ConditionalFlow, FlowConfig
+from sbiflow.families import FlowConfig
+from sbiflow.flows import ConditionalFlow
 from sbiflow.structure import Anchor, Structure
 from sbiflow.transforms.bounded import wrap
 from sbiflow.transforms.structure import Fold, Spread, known_transform
-from tests.transforms.catalogue import randomise
+from tests.transforms.case import randomise
 
 # columns: a, b exchangeable with c, d attached; t anchored; phi a phase of two copies, anchored with a slope
 PERIODIC = (False, False, False, False, False, True)
