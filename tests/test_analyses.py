@@ -22,11 +22,11 @@ BENCHMARKS = [ANALYSES / "benchmarks" / f"{name}.py" for name in PEERS]
 
 def numbers_of(script: Path, fast: bool) -> dict[str, Any]:
     command = [sys.executable, str(script), *(["--fast"] if fast else [])]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONFAULTHANDLER": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=environment)
     if done.returncode and "run `sbiflow fetch" in done.stderr:
         pytest.skip(done.stderr.strip().splitlines()[-1])  # real data that is nowhere on this machine
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, f"{done.stderr[:3000]}\n...\n{done.stderr[-3000:]}"
     folder = ANALYSES / "output" / (script.stem + ("-fast" if fast else ""))
     return json.loads((folder / "numbers.json").read_text())
 

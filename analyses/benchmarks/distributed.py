@@ -171,6 +171,7 @@ def measure(case: Case, seed: int, repeats: int, seconds: float) -> dict[str, An
             if name not in apart or team.rank == 0:
                 times[name].append(seconds_of(step, n))
     same = team.first(weights(lanes)) == weights(together)
+    team.gather(None)  # none leaves while another may still be sending
     return {"bytes": flat.numel() * flat.element_size(), "steps": n, "same": same, "times": times}
 
 
