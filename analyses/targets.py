@@ -24,6 +24,7 @@ class Target:
         given: number of columns, the last ones, that are conditioned on; 0 for none.
         entropy: [nats], where there is a closed form.
         half_width: of the square that holds it, for figures.
+        posterior: x (given,), n, generator -> (n, D), draws for one condition, where that is known.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Target:
     given: int = 0
     entropy: float | None = None
     half_width: float = 4.0
+    posterior: Callable[[Tensor, int, Generator], Tensor] | None = None
 
 
 def _normal(shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -135,13 +137,19 @@ def bent_posterior(dim: int, noise: float = 0.5, bend: float = 0.7) -> Target:
     gain, factor = covariance @ matrix.T / noise**2, torch.linalg.cholesky(covariance)
     entropy = 0.5 * dim * math.log(2 * math.pi * math.e) + float(factor.diagonal().log().sum())
 
-    def sample(n: int, generator: Generator) -> Tensor:
-        phi = _normal((n, dim), generator)
-        x = phi @ matrix.T + noise * _normal((n, dim), generator)
+    def bent(phi: Tensor) -> Tensor:
         columns = [phi[:, 0]]
         for i in range(1, dim):
             columns.append(phi[:, i] + bend * torch.sin(2 * columns[-1]))
-        return torch.cat([torch.stack(columns, -1), x], -1)
+        return torch.stack(columns, -1)
+
+    def sample(n: int, generator: Generator) -> Tensor:
+        phi = _normal((n, dim), generator)
+        x = phi @ matrix.T + noise * _normal((n, dim), generator)
+        return torch.cat([bent(phi), x], -1)
+
+    def posterior(x: Tensor, n: int, generator: Generator) -> Tensor:
+        return bent(gain @ x + _normal((n, dim), generator) @ factor.T)
 
     def log_prob(rows: Tensor) -> Tensor:
         theta, x = rows.split(dim, -1)
@@ -150,8 +158,10 @@ def bent_posterior(dim: int, noise: float = 0.5, bend: float = 0.7) -> Target:
         white = torch.linalg.solve_triangular(factor, offset.T, upper=False)
         return -0.5 * (white.square().sum(0) + dim * math.log(2 * math.pi)) - factor.diagonal().log().sum()
 
-    return Target(f"bent posterior, {dim}-D", dim, sample, log_prob, given=dim, entropy=entropy)
+    name = f"bent posterior, {dim}-D" if bend else f"linear Gaussian, {dim}-D"
+    return Target(name, dim, sample, log_prob, given=dim, entropy=entropy, posterior=posterior)
 
 
 PLANE: tuple[Target, ...] = (checkerboard(), ring(), two_moons(), pinwheel())
+LINEAR = bent_posterior(3, bend=0.0)
 POSTERIORS: tuple[Target, ...] = (bent_posterior(5), bent_posterior(15))

@@ -28,6 +28,7 @@ from sbiflow.integrate import IntegralResult
 from sbiflow.integrate.evidence import CubeLikelihood, evidence, to_cube
 from sbiflow.integrate.iterations import Iteration
 from simulators.benchmark import task
+from tests.integrate.small import config
 from tests.toys import LinearGaussian, TwoModes
 
 TOY = LinearGaussian()
@@ -42,7 +43,9 @@ def exact_draws(n: int = 4000, seed: int = 1, scale: float = 1.0, shift: float =
 
 
 def of_toy(start: Tensor | PosteriorSamples, seed: int = 1, budget: int = 10_000) -> IntegralResult:
-    return evidence(start, TOY.log_likelihood, budget, seed=seed, prior=TOY.prior, x=X, progress=False)
+    return evidence(
+        start, TOY.log_likelihood, budget, seed=seed, prior=TOY.prior, x=X, config=config(), progress=False
+    )
 
 
 def pull(found: IntegralResult, truth: float) -> float:
@@ -71,7 +74,16 @@ def test_linear_gaussian_of_many_seeds_has_honest_errors() -> None:
 def test_a_uniform_prior_that_cuts_the_posterior() -> None:
     subject, x = task("gaussian_mixture"), torch.tensor([9.7, -3.0], dtype=torch.float64)
     draws = subject.reference(x, 4000, 1)
-    found = evidence(draws, subject.log_likelihood, 10_000, seed=1, prior=subject.prior, x=x, progress=False)
+    found = evidence(
+        draws,
+        subject.log_likelihood,
+        10_000,
+        seed=1,
+        prior=subject.prior,
+        x=x,
+        config=config(),
+        progress=False,
+    )
     assert found.reliable
     assert abs(pull(found, subject.log_evidence(x)[0])) < LARGEST
 
@@ -95,7 +107,16 @@ def metropolis(n: int, seed: int) -> np.ndarray:
 def test_a_markov_chain_will_do() -> None:
     chain = metropolis(3000, 2)
     assert len(np.unique(chain, axis=0)) < 2500
-    found = evidence(chain, TOY.log_likelihood, 10_000, seed=3, prior=TOY.prior, x=X.numpy(), progress=False)
+    found = evidence(
+        chain,
+        TOY.log_likelihood,
+        10_000,
+        seed=3,
+        prior=TOY.prior,
+        x=X.numpy(),
+        config=config(),
+        progress=False,
+    )
     assert found.reliable
     assert found.diagnostics.efficiency > 0.5
     assert abs(pull(found, float(TOY.log_evidence(X)))) < LARGEST
@@ -117,7 +138,7 @@ def test_a_periodic_parameter_across_its_edge() -> None:
     angle = np.rad2deg(rng.vonmises(np.deg2rad(179.0), 20.0, 4000))
     draws = np.stack([angle, rng.normal(0.35, math.sqrt(0.5), 4000)], 1)
     assert 0.1 < (angle < 0).mean() < 0.9
-    found = evidence(draws, von_mises, 10_000, seed=1, prior=prior, x=x, progress=False)
+    found = evidence(draws, von_mises, 10_000, seed=1, prior=prior, x=x, config=config(), progress=False)
     truth = -math.log(360.0) - 0.25 * 0.7**2 - 0.5 * math.log(4 * math.pi)
     assert found.reliable
     assert found.diagnostics.efficiency > 0.8  # nothing is lost at the edge, which is none
@@ -132,7 +153,9 @@ def test_a_narrower_prior_than_that_of_the_draws() -> None:
     narrower = Prior(
         TruncatedNormal("t0", 0.5, 1.0, float(mean[0]), math.inf, "m"), Normal("t1", -1.0, 2.0, "m")
     )
-    found = evidence(samples(draws), TOY.log_likelihood, 10_000, seed=1, prior=narrower, progress=False)
+    found = evidence(
+        samples(draws), TOY.log_likelihood, 10_000, seed=1, prior=narrower, config=config(), progress=False
+    )
     above = 0.5 * math.erfc((float(mean[0]) - 0.5) / math.sqrt(2.0))
     truth = float(TOY.log_evidence(X)) + math.log(0.5) - math.log(above)
     assert 0.45 < float(within.mean()) < 0.55
@@ -145,7 +168,7 @@ def test_an_evidence_that_is_no_double() -> None:
     def tiny(theta: Tensor, x: Tensor) -> Tensor:
         return TOY.log_likelihood(theta, x) - 5000.0
 
-    found = evidence(samples(exact_draws()), tiny, 10_000, seed=1, progress=False)
+    found = evidence(samples(exact_draws()), tiny, 10_000, seed=1, config=config(), progress=False)
     assert found.mean == 0.0
     assert abs(pull(found, float(TOY.log_evidence(X)) - 5000.0)) < LARGEST
 
@@ -227,7 +250,7 @@ def test_the_budget_counts_every_likelihood_and_the_seed_decides() -> None:
         return TOY.log_likelihood(theta, x)
 
     start = samples(exact_draws())
-    found = [evidence(start, counted, 3000, seed=s, progress=False) for s in (4, 4, 5)]
+    found = [evidence(start, counted, 3000, seed=s, config=config(), progress=False) for s in (4, 4, 5)]
     assert sum(rows) == sum(one.n_evals for one in found)
     assert all(one.n_evals <= 3000 for one in found)
     assert found[0].log_mean == found[1].log_mean != found[2].log_mean
@@ -253,7 +276,7 @@ def test_a_likelihood_that_fails_in_places_says_so() -> None:
     def broken(theta: Tensor, x: Tensor) -> Tensor:
         return torch.where(theta[:, 0] > 0.4, torch.nan, TOY.log_likelihood(theta, x))
 
-    found = evidence(samples(exact_draws()), broken, 5000, seed=1, progress=False)
+    found = evidence(samples(exact_draws()), broken, 5000, seed=1, config=config(), progress=False)
     assert found.diagnostics.n_nan > 100
     assert not found.reliable
     assert "NaN" in found.verdict
