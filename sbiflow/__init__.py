@@ -36,9 +36,12 @@ from sbiflow.samples import PosteriorSamples, WeightedSamples
 from sbiflow.simulate import draw_pairs, simulate, simulator_from_function
 from sbiflow.store import Store
 from sbiflow.training import (
+    Distillation,
+    DistillationWarning,
     Member,
     TrainConfig,
     default_members,
+    distill,
     is_rank_zero,
     rank_zero_first,
     train,
@@ -59,11 +62,15 @@ if TYPE_CHECKING:
         predictive_check,
         reference_floor,
     )
+    from sbiflow.density import Density, OutlierScores, fit_density, outliers, perturb
 
 __all__ = [
     "CalibrationReport",
     "Channel",
     "Cosine",
+    "Density",
+    "Distillation",
+    "DistillationWarning",
     "EmbeddingConfig",
     "Ensemble",
     "FlowConfig",
@@ -76,6 +83,7 @@ __all__ = [
     "MapResult",
     "Member",
     "Normal",
+    "OutlierScores",
     "PeriodicUniform",
     "Posterior",
     "PosteriorSamples",
@@ -91,9 +99,11 @@ __all__ = [
     "calibrate",
     "compare",
     "default_members",
+    "distill",
     "draw_pairs",
     "emcee_reference",
     "evidence",
+    "fit_density",
     "integrate",
     "is_rank_zero",
     "isotropic_direction",
@@ -101,6 +111,8 @@ __all__ = [
     "marginal_jsd",
     "mmd",
     "nested_reference",
+    "outliers",
+    "perturb",
     "predictive_check",
     "rank_zero_first",
     "reference_floor",
@@ -111,11 +123,14 @@ __all__ = [
     "with_histogram",
 ]
 
+_DENSITY = ("Density", "OutlierScores", "fit_density", "outliers", "perturb")
+
 
 def __getattr__(name: str) -> Any:
     """What judges posteriors is loaded when it is asked for: emcee and scipy.stats are slow to import."""
     if name in __all__:
-        return getattr(importlib.import_module("sbiflow.calibration"), name)
+        module = "sbiflow.density" if name in _DENSITY else "sbiflow.calibration"
+        return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

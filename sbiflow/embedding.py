@@ -97,7 +97,7 @@ def principal_axes(centred: Tensor, count: int) -> Tensor:
 
 def thinned(x: Tensor) -> Tensor:
     """Evenly spaced rows of x (n, *x_shape), as many as axes can be computed from in seconds and a gigabyte."""
-    most = max(_AXES_NUMBERS // x[0].numel(), _EXACT)
+    most = max(_AXES_NUMBERS // max(x[0].numel(), 1), _EXACT)  # an unconditional flow's x is empty
     return x[:: -(-len(x) // most)]
 
 

@@ -73,6 +73,7 @@ class ConditionalFlow(nn.Module):
             (whiten,) = self.whiten
             whiten.fit(learned.regress(x, inner[:, whiten.columns.cpu()]))
         if any(hasattr(part, "initialise") for part in self.transform.modules()):
+            self.eval()  # the start is not to depend on dropout
             with torch.no_grad():
                 initialise(self.transform, z, self.embedding(x))
 

@@ -55,7 +55,7 @@ class Guess(nn.Module):
         features = flat.double().cpu().numpy()
         target = z[:rows].double().cpu().numpy()
         coefficients, offset = np.zeros((len(self.bias), features.shape[1])), target.mean(0)
-        if features.shape[1] <= _MAX_FEATURES:
+        if 0 < features.shape[1] <= _MAX_FEATURES:
             fit = linear_model.RidgeCV(_PENALTIES).fit(features, target)
             coefficients, offset = np.atleast_2d(fit.coef_), np.atleast_1d(fit.intercept_)
         self.weight.copy_(torch.from_numpy(coefficients if axes is None else coefficients @ axes))

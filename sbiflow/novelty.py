@@ -167,6 +167,8 @@ class InputNovelty(_Distance):
         Of more numbers than fit into half a gigabyte, evenly spaced rows are taken.
         """
         x = _flat(thinned(x))
+        if not x.shape[1]:
+            return cls(0, 0, len(held_out))  # an empty x, of an unconditional flow: no distance, and p = 1
         mean, scale = x.mean(0), x.std(0)
         constant = scale <= _RELATIVE_ZERO * mean.abs()
         unit = torch.where(mean == 0, torch.ones_like(mean), mean.abs())
@@ -215,6 +217,8 @@ class EmbeddingNovelty(_Distance):
     def fit(cls, embedded: Tensor, held_out: Tensor) -> EmbeddingNovelty:
         """From embedded simulations (n, C) and, for the null distribution, others (m, C) unknown to the network."""
         embedded, held_out = _flat(embedded), _flat(held_out)
+        if not embedded.shape[1]:
+            return cls(0, 0, len(held_out))
         scale = embedded.std(0)
         still = scale <= _RELATIVE_ZERO * embedded.abs().amax(0).clamp(min=1.0)
         scale = torch.where(still, torch.ones_like(scale), scale)
@@ -227,6 +231,8 @@ class EmbeddingNovelty(_Distance):
     def distance(self, x: Tensor) -> Tensor:
         """Of embedded observations (B, C) -> (B,); 0 for one that is the same but for rounding."""
         scale = self.scale.cpu()
+        if not len(scale):
+            return torch.zeros(len(x), dtype=torch.float64)
         reference = self.reference.cpu() / scale
         blocks = _flat(x).split(max(_BLOCK_NUMBERS // max(reference.shape), 1))
         nearest = torch.cat([torch.cdist(rows / scale, reference).amin(1) for rows in blocks])
@@ -258,7 +264,7 @@ class Novelty(nn.Module):
                 every second row of x.
             embed: (B, *x_shape) on the device of x -> (B, C).
         """
-        rows = max(_NULL_NUMBERS // x[0].numel(), 1)
+        rows = max(_NULL_NUMBERS // max(x[0].numel(), 1), 1)
         first = InputNovelty.fit(x[::2], torch.cat([held_out[:rows], x[1::2][:rows]])[:rows])
         x = x[:: max(len(x) // _REFERENCES, 1)]
         embedded = [torch.cat([embed(part) for part in _blocks(one)]) for one in (x, held_out)]
@@ -282,4 +288,4 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _blocks(x: Tensor) -> tuple[Tensor, ...]:
-    return x.split(max(_BLOCK_NUMBERS // x[0].numel(), 1))
+    return x.split(max(_BLOCK_NUMBERS // max(x[0].numel(), 1), 1))

@@ -18,7 +18,7 @@ LAYERS = [
     "families priors flows",
     "blocks execution function_simulator pairs simulate draws samples importance elsewhere maps posterior "
     "ensemble",
-    "training calibration integrate",
+    "training calibration integrate density",
     "cli __init__",
     "__main__",
 ]

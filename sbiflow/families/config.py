@@ -8,8 +8,9 @@ from typing import Any
 
 from nflows.transforms.base import Transform
 
-from sbiflow.families.family import Flags
+from sbiflow.families.family import NORMALISATIONS, Flags
 from sbiflow.families.registry import FAMILIES
+from sbiflow.families.spline_kinds import SPLINES
 from sbiflow.structure import Structure
 from sbiflow.transforms.splines import MIN_BIN
 
@@ -20,11 +21,16 @@ class FlowConfig:
 
     Attributes:
         family: one of `FAMILIES`; the README's page "Which flow?" compares them.
-        layers: number of transforms.
+        layers: number of transforms; "linear" is always one, since more of them are one again.
         hidden, blocks: width and residual blocks of every conditioner.
-        bins: spline bins.
+        bins: spline bins; for "flowpp", logistics of a mixture.
+        spline: of which kind the spline families are: one of `SPLINES`. Phases have rational-quadratic ones always.
         half_width: splines act on [-half_width, half_width] of the base space, the identity outside.
-        linear: an LU-factorised linear map after every transform.
+        linear: columns are mixed between transforms, as `mixing` says.
+        mixing: "lu", a linear map between any two transforms, learned as a product of triangular matrices; or
+            "permutation", a fixed random order after every second one (RealNVP). Phases are not mixed.
+        normalisation: after every transform "none"; "actnorm", a scale and shift per column started from the data; or
+            "batchnorm", batch statistics while training (one lane only). Phases are not normalised.
         start: what the untrained flow is: "regression", the Gaussian posterior of a linear fit to the simulations
             (guess.py), or "prior".
         dropout: share of the conditioners' units dropped while training, against over-fitting few simulations.
@@ -41,12 +47,23 @@ class FlowConfig:
     start: str = "regression"
     dropout: float = 0.0
     structure: Structure = field(default_factory=Structure)
+    mixing: str = "lu"
+    normalisation: str = "none"
+    spline: str = "rational_quadratic"
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"flow family: expected one of {', '.join(FAMILIES)}, got {self.family!r}")
+        if self.spline not in SPLINES:
+            raise ValueError(f"flow spline: expected one of {', '.join(SPLINES)}, got {self.spline!r}")
         if self.start not in ("regression", "prior"):
             raise ValueError(f'flow start: expected "regression" or "prior", got {self.start!r}')
+        if self.mixing not in ("lu", "permutation"):
+            raise ValueError(f'flow mixing: expected "lu" or "permutation", got {self.mixing!r}')
+        if self.normalisation not in ("none", *NORMALISATIONS):
+            raise ValueError(
+                f"flow normalisation: expected one of none, {', '.join(NORMALISATIONS)}, got {self.normalisation!r}"
+            )
         if min(self.layers, self.hidden) < 1 or self.blocks < 0 or not 0 < self.half_width < math.inf:
             raise ValueError(f"flow: expected positive sizes, got {self}")
         if not 0 <= self.dropout < 1:
@@ -79,4 +96,13 @@ def build_transform(config: FlowConfig, periodic: Flags, context: int) -> Transf
         raise ValueError(
             f"{config.family}: expected no periodic parameters, got {sum(periodic)}; {able} take them"
         )
-    return family.build(config, periodic, context)
+    made = family.build(config, periodic, context)
+    _check_normalised(config, made, periodic)
+    return made
+
+
+def _check_normalised(config: FlowConfig, made: Transform, periodic: Flags) -> None:
+    """Raise for a family that is built in a way of its own, without the layers that were asked for."""
+    wanted = NORMALISATIONS.get(config.normalisation)
+    if wanted and not all(periodic) and not any(isinstance(part, wanted) for part in made.modules()):
+        raise ValueError(f'{config.family}: expected normalisation "none", got "{config.normalisation}"')

@@ -1,11 +1,12 @@
-"""Coupling and autoregressive flows of affine maps and of rational-quadratic splines."""
+"""Coupling and autoregressive flows of affine maps and of splines."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from sbiflow.families.family import Family, autoregressive, coupling
-from sbiflow.transforms.elementwise import Affine, Chain, Elementwise, Spline
+from sbiflow.families.spline_kinds import SPLINES
+from sbiflow.transforms.elementwise import Affine, Chain, Elementwise
 
 if TYPE_CHECKING:
     from sbiflow.families.config import FlowConfig
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def _spline(config: FlowConfig) -> Elementwise:
     """An affine map in front of the spline: posteriors much narrower than the prior are zoomed into first."""
-    return Chain(Affine(), Spline(config.bins, config.half_width))
+    return Chain(Affine(), SPLINES[config.spline](config.bins, config.half_width))
 
 
 def _affine(config: FlowConfig) -> Elementwise:

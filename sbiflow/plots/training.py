@@ -10,16 +10,24 @@ from sbiflow.plots.style import BLUE, GREY, ORANGE
 
 
 def training_curve(
-    steps: ArrayLike, loss: ArrayLike, val_steps: ArrayLike, val_loss: ArrayLike, lr: ArrayLike | None = None
+    steps: ArrayLike,
+    loss: ArrayLike,
+    val_steps: ArrayLike,
+    val_loss: ArrayLike,
+    lr: ArrayLike | None = None,
+    is_log_prob: bool = True,
 ) -> Figure:
-    """Training and validation loss [nats] against the step, with the learning rate (at `steps`) below."""
+    """Training and validation loss against the step, with the learning rate (at `steps`) below.
+
+    The losses are minus a log-density [nats], unless `is_log_prob` is false.
+    """
     figure = Figure(figsize=(7, 4.8 if lr is not None else 3.8), layout="constrained")
     rows = 1 if lr is None else 2
     axes = figure.subplots(rows, 1, sharex=True, height_ratios=(3, 1)[:rows], squeeze=False).ravel()
     axes[0].plot(steps, loss, color=GREY, linewidth=0.7, alpha=0.7, label="training")
     axes[0].plot(val_steps, val_loss, color=BLUE, marker="o", markersize=3, label="validation")
     axes[0].set_ylim(*_loss_limits(np.asarray(loss, float), np.asarray(val_loss, float)))
-    axes[0].set_ylabel("loss  −log q(θ|x) [nats]")
+    axes[0].set_ylabel("loss  −log q(θ|x) [nats]" if is_log_prob else "loss, not −log q(θ|x)")
     axes[0].legend(frameon=False)
     if lr is not None:
         axes[1].plot(steps, lr, color=ORANGE)

@@ -61,9 +61,10 @@ class Training:
         self.lanes = config.lanes or 1
         if len(data) < self.lanes:
             raise ValueError(f"lanes: expected at most the {len(data)} rows to train on, got {self.lanes}")
+        _check_one_part(model, max(self.lanes, self.team.size))
         self.optimisers = build_optimisers(model, config.optimiser, config.learning_rate)
         self.best = {name: value.clone() for name, value in model.state_dict().items()}
-        self.step, self.waited, self.log = 0, 0, TrainingLog()
+        self.step, self.waited, self.log = 0, 0, TrainingLog(is_log_prob=model.climbs_log_prob)
         self.parameters = list(model.parameters())
         self.objective: Objective = model.objective
 
@@ -258,6 +259,15 @@ def random_stream(model: ConditionalFlow, seed: int, *key: int, training: bool =
         model.train(training)
         yield
         model.eval()
+
+
+def _check_one_part(model: ConditionalFlow, parts: int) -> None:
+    """Raise if rows of a batch enter each other's densities, and the batch comes in parts."""
+    if parts > 1 and any(getattr(part, "mixes_rows", False) for part in model.modules()):
+        raise ValueError(
+            "batchnorm: expected one lane and one process, for statistics of a part of a batch differ from part to "
+            f'part, got {parts} lanes; normalisation="actnorm" has none'
+        )
 
 
 def _key(step: int, lane: int) -> tuple[int, ...]:

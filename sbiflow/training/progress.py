@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingLog:
-    """Losses of a run [nats]: -mean log q(z | x) in the prior's base space, per interval of steps."""
+    """Losses of a run, per interval of steps: -mean log q(z | x) in the prior's base space [nats].
+
+    Unless `is_log_prob` is false: then minus the mean of what the family climbs in its place.
+    """
 
     step: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
@@ -34,6 +37,7 @@ class TrainingLog:
     validation_step: list[int] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    is_log_prob: bool = True
 
     @property
     def best(self) -> float:
@@ -43,7 +47,7 @@ class TrainingLog:
     def figure(self) -> Figure:
         """Loss, validation loss and learning rate against the step."""
         return plots.training_curve(
-            self.step, self.loss, self.validation_step, self.validation_loss, self.rate
+            self.step, self.loss, self.validation_step, self.validation_loss, self.rate, self.is_log_prob
         )
 
     def save(self, folder: Path) -> None:
@@ -51,7 +55,8 @@ class TrainingLog:
         validation = dict(zip(self.validation_step, self.validation_loss, strict=True))
         with open(folder / "training.csv", "w", newline="") as file:
             rows = csv.writer(file)
-            rows.writerow(["step", "loss_nats", "validation_loss_nats", "learning_rate"])
+            unit = "_nats" if self.is_log_prob else ""
+            rows.writerow(["step", f"loss{unit}", f"validation_loss{unit}", "learning_rate"])
             for step, loss, rate in zip(self.step, self.loss, self.rate, strict=True):
                 rows.writerow(
                     [step, f"{loss:.6f}", f"{validation[step]:.6f}" if step in validation else "", rate]

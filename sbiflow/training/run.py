@@ -8,10 +8,10 @@ its signals do not depend: they and x are redrawn together, the pair is still on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +53,16 @@ from sbiflow.training.stream import training_data
 _FIT_ROWS = 50_000  # rows that the standardiser, the SVD and the novelty test are fitted on
 _COSTLY_ROWS = 2048  # for a log-density that training does not compute by itself
 _CHECKED_ROWS = 4  # simulated again, to see that what is called extrinsic is
+
+
+class Source(NamedTuple):
+    """Where the rows of a run come from, for its records: names of what made them, and how many there are."""
+
+    simulator: str
+    version: str
+    source_hash: str
+    rows: int
+    failed: int
 
 
 def train(
@@ -98,20 +108,26 @@ def train(
     flow = _with_structure(flow, simulator)
     check_count(checkpoint_every, "checkpoint_every")
     team, shards = join(), Shards.of(store)
-    where = team.device(_device(device))
+    where = team.device(pick_device(device))
     for part in shards.stores:
         _check_same_problem(part, simulator)
     config = config.resolved(shards.n_ok, team.size)
     share = config.validation or 0.0
     with training_data(shards, simulator.prior, share, config.seed, where, split, memory, checkpoint) as data:
-        run, fit = _trained(
-            shards, data, simulator, config, flow, embedding, checkpoint, checkpoint_every, progress, team
+        source = _source(shards)
+        run, fit = train_on(
+            source, data, simulator, config, flow, embedding, checkpoint, checkpoint_every, progress, team
         )
-    return _posterior(shards, simulator, run, fit, flow, embedding)
+    return finished(source, simulator, run, fit, flow, embedding)
 
 
-def _trained(
-    store: Shards,
+def _source(store: Shards) -> Source:
+    meta = store.meta
+    return Source(meta.simulator, meta.version, meta.source_hash, store.n_done, store.n_failed)
+
+
+def train_on(
+    source: Source,
     data: Data,
     simulator: Simulator | RowSimulator,
     config: TrainConfig,
@@ -121,19 +137,23 @@ def _trained(
     checkpoint_every: int,
     progress: bool,
     team: Team,
+    wrap: Callable[[ConditionalFlow], ConditionalFlow] = lambda flow: flow,
 ) -> tuple[Training, Observed]:
-    """The run at its end, and the rows that it started from."""
+    """The run at its end, and the rows that it started from. The settings of `config` are resolved.
+
+    `wrap` makes of the new flow, before it is fitted, what is trained in its place.
+    """
     some = data.some(_FIT_ROWS)
     valid, fit = observed(simulator, data.validation, config.seed), observed(simulator, some, config.seed, 1)
 
     file = None
     if checkpoint is not None or team.size > 1:
-        identity = _identity(store, data, valid, simulator, config, flow, embedding)
+        identity = _identity(source, data, valid, simulator, config, flow, embedding)
         team.check_same("train", flat(identity))
     if checkpoint is not None:
         file = Checkpoint(Path(checkpoint), checkpoint_every, identity)
         file.path.parent.mkdir(parents=True, exist_ok=True)
-    model = _build(simulator, flow, embedding, config.seed, fit, some)
+    model = _build(simulator, flow, embedding, config.seed, fit, some, wrap)
     team.share(model)
     run = Training(model, data, valid, simulator, config, file, team)
     del some  # an eighth of what rows from the disk may take
@@ -142,18 +162,19 @@ def _trained(
     return run, fit
 
 
-def _posterior(
-    store: Shards,
+def finished(
+    source: Source,
     simulator: Simulator | RowSimulator,
     run: Training,
     fit: Observed,
     flow: FlowConfig,
     embedding: EmbeddingConfig,
 ) -> Posterior:
+    """The posterior of a run at its end."""
     run.model.load_state_dict(run.best)
     novelty = Novelty.fit(fit.x, run.validation.x, run.model.embedding)
     run.team.share(novelty)
-    shape, (info, log) = tuple(simulator.x_shape), run.team.first((_info(store, simulator, run), run.log))
+    shape, (info, log) = tuple(simulator.x_shape), run.team.first((_info(source, simulator, run), run.log))
     return Posterior(run.model.eval(), flow, embedding, simulator.prior, shape, novelty, info, log)
 
 
@@ -163,7 +184,8 @@ def _with_structure(flow: FlowConfig, simulator: Simulator | RowSimulator) -> Fl
     return flow if flow.structure != Structure() else replace(flow, structure=known)
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU if there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -219,7 +241,7 @@ def _check_made(
 
 
 def _identity(
-    store: Shards,
+    source: Source,
     data: Data,
     valid: Observed,
     simulator: Simulator | RowSimulator,
@@ -236,7 +258,7 @@ def _identity(
         "flow": asdict(flow),
         "embedding": asdict(embedding),
         "prior": dict(zip(simulator.prior.names, simulator.prior.spec(), strict=True)),
-        "simulator": store.meta.simulator,
+        "simulator": source.simulator,
         "rows": len(data),
         "data": digest(valid.z, data.validation.signal),
         "noise": digest(observe(simulator, theta_for(simulator, z), signal, noise)),
@@ -251,24 +273,25 @@ def _build(
     seed: int,
     fit: Observed,
     some: Rows,
+    wrap: Callable[[ConditionalFlow], ConditionalFlow] = lambda flow: flow,
 ) -> ConditionalFlow:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed % 2**64)  # of the CPU only, where weights are made
         periodic = tuple(bool(flag) for flag in simulator.prior.periodic)
-        model = ConditionalFlow(flow, embedding, periodic, tuple(simulator.x_shape))
+        model = wrap(ConditionalFlow(flow, embedding, periodic, tuple(simulator.x_shape)))
     clean = noiseless(simulator, theta_for(simulator, fit.z), some.signal)
     _check_made("noiseless", clean, simulator, some.signal, some.rows)
     model.fit(fit.z.cpu(), fit.x.cpu(), clean.cpu())
     return model.to(fit.x.device)
 
 
-def _info(store: Shards, simulator: Simulator | RowSimulator, run: Training) -> ModelInfo:
+def _info(source: Source, simulator: Simulator | RowSimulator, run: Training) -> ModelInfo:
     return ModelInfo(
-        simulator=store.meta.simulator,
-        simulator_version=store.meta.version,
-        source_hash=store.meta.source_hash,
-        simulations=store.n_done,
-        failed_simulations=store.n_failed,
+        simulator=source.simulator,
+        simulator_version=source.version,
+        source_hash=source.source_hash,
+        simulations=source.rows,
+        failed_simulations=source.failed,
         seed=run.config.seed,
         steps=run.step,
         validation_log_prob=_physical_log_prob(run, simulator),

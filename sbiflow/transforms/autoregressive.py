@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sbiflow.transforms.elementwise import Elementwise, column_map
 from sbiflow.transforms.incremental import Incremental, grid, parts
+from sbiflow.transforms.incremental_gradient import DifferentiableSteps
 from sbiflow.transforms.networks import MaskedNet, phase_features
 
 
@@ -76,8 +77,10 @@ class MaskedAutoregressive(Transform):
             outputs[part], logdet[steps.part] = value.unflatten(1, steps.shape), own.view(steps.shape)
         return outputs.movedim(0, -1).reshape(*lead, dim), logdet.reshape(lead)
 
-    def _column_by_column(self, steps: Incremental, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """(D, rows) -> (D, rows), (rows,)."""
+    def _column_by_column(
+        self, steps: Incremental | DifferentiableSteps, columns: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(D, ...) -> (D, ...), (...), for the leading shape of the steps; that of `Incremental` is (rows,)."""
         outputs, logdets = [], []
         features: list[Tensor] = []
         for d, column in enumerate(columns):
@@ -89,10 +92,9 @@ class MaskedAutoregressive(Transform):
         return torch.stack(outputs), torch.stack(logdets).sum(0)
 
     def _inverse_with_gradient(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """D network passes, none of them in place, so that autograd can follow."""
-        outputs = torch.zeros_like(inputs)
-        for d in range(inputs.shape[-1]):
-            params = self.net(self._features(outputs), context)
-            values, logdet = self.elementwise(inputs, params, inverse=True)
-            outputs = torch.cat([outputs[..., :d], values[..., d : d + 1], outputs[..., d + 1 :]], -1)
-        return outputs, logdet.sum(-1)
+        """The same with nothing in place, so that autograd can follow; the memory is not bounded."""
+        context = None if self.net.context is None else context
+        lead = torch.broadcast_shapes(inputs.shape[:-1], () if context is None else context.shape[:-1])
+        steps = DifferentiableSteps(self.net, context, lead)
+        outputs, logdet = self._column_by_column(steps, inputs.expand(*lead, -1).movedim(-1, 0))
+        return outputs.movedim(0, -1), logdet

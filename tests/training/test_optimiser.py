@@ -6,6 +6,7 @@ from sbiflow import EmbeddingConfig, FlowConfig
 from sbiflow.families import FAMILIES
 from sbiflow.flows import ConditionalFlow
 from sbiflow.training.optimiser import Muon, build_optimisers, hidden_matrices, orthogonalise
+from tests.families import every_family
 
 SHAPES = [(32, 32), (64, 20), (20, 64), (17, 200), (128, 128)]
 
@@ -72,7 +73,7 @@ def test_a_parameter_without_a_gradient_is_left_alone():
     assert still.equal(torch.ones(20, 20)) and not moved.equal(torch.ones(20, 20))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 @pytest.mark.parametrize("kind", ["muon", "adam"])
 def test_every_parameter_is_in_exactly_one_optimiser(family, kind):
     flow = FlowConfig(family=family, layers=2, hidden=24, blocks=2)

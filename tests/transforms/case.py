@@ -27,6 +27,11 @@ class Case:
         triangular: whether output i may read inputs 0..i only.
         diagonal: whether output i reads input i only.
         domain: from R^D to what `forward` accepts.
+        precision: what one operation is accurate to, relatively: rounding, or what a solver is held to.
+        is_slow: whether its tests are among the slow ones.
+        largest: scale of the parameters beyond which it takes too long.
+        ends: parts of the names of the parameters that are scaled: those at the end of a conditioner.
+        reads_base: whether parameters are read from the base, u, so that a log-det is a function of u.
     """
 
     make: Callable[[], Transform]
@@ -37,6 +42,11 @@ class Case:
     triangular: bool = False
     diagonal: bool = False
     domain: Callable[[Tensor], Tensor] = lambda z: z
+    reads_base: bool = False
+    is_slow: bool = False
+    largest: float = math.inf
+    ends: tuple[str, ...] = ("exit",)
+    precision: Callable[[torch.dtype], float] = lambda dtype: torch.finfo(dtype).eps
 
     def inputs(self, rows: int, dtype: torch.dtype, seed: int, spread: float = 2.0) -> Tensor:
         """Points of `forward`'s domain, (rows, D); phases within [-pi, pi)."""
@@ -60,7 +70,9 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def randomise(module: torch.nn.Module, scale: float, seed: int) -> torch.nn.Module:
+def randomise(
+    module: torch.nn.Module, scale: float, seed: int, ends: tuple[str, ...] = ("exit",)
+) -> torch.nn.Module:
     """Random parameters: what a conditioner hands to its elementwise map has a standard deviation near `scale`.
 
     The layers inside a conditioner get gains near one, whatever the scale: with a larger gain a network is not
@@ -68,7 +80,7 @@ def randomise(module: torch.nn.Module, scale: float, seed: int) -> torch.nn.Modu
     """
     dice = generator(seed)
     for name, parameter in module.named_parameters():
-        gain = scale if "exit" in name or "." not in name else 1.0
+        gain = scale if any(end in name for end in ends) or "." not in name else 1.0
         fan = parameter.shape[-1] if name.endswith("weight") else 1
         noise = torch.randn(parameter.shape, generator=dice, dtype=torch.float64)
         parameter.data = (gain * noise / math.sqrt(fan)).to(parameter.dtype)
@@ -78,7 +90,7 @@ def randomise(module: torch.nn.Module, scale: float, seed: int) -> torch.nn.Modu
 def build(case: Case, dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Transform:
     """The case's transform with random parameters, the same for both dtypes."""
     torch.manual_seed(0)
-    return randomise(case.make(), scale, seed=5).to(torch.float32).to(dtype)
+    return randomise(case.make(), scale, seed=5, ends=case.ends).to(torch.float32).to(dtype)
 
 
 def distance(case: Case, one: Tensor, other: Tensor) -> Tensor:

@@ -26,6 +26,13 @@ from sbiflow.transforms.linear import LULinear, Permutation
 from sbiflow.transforms.structure import Anchored, Fold, Known
 from sbiflow.transforms.whiten import Whiten
 from tests.transforms.case import BLOCKS, CONTEXT, HALF_WIDTH, HIDDEN, Case, generator
+from tests.transforms.cases_classical import CASES as CLASSICAL_CASES
+from tests.transforms.cases_glow import GLOW_CASES
+from tests.transforms.cases_inverse import INVERSE_CASES
+from tests.transforms.cases_matching import CASES as MATCHING_CASES
+from tests.transforms.cases_residual import CASES as RESIDUAL_CASES
+from tests.transforms.cases_splines import CASES as SPLINE_CASES
+from tests.transforms.cases_zuko import CASES as ZUKO_CASES
 
 MAPS: dict[str, Elementwise] = {
     "additive": Additive(),
@@ -147,4 +154,13 @@ def _catalogue() -> dict[str, Case]:
     return cases
 
 
-CATALOGUE = {**_catalogue()}
+CATALOGUE = {
+    **_catalogue(),
+    **INVERSE_CASES,
+    **CLASSICAL_CASES,
+    **GLOW_CASES,
+    **RESIDUAL_CASES,
+    **SPLINE_CASES,
+    **ZUKO_CASES,
+    **MATCHING_CASES,
+}
