@@ -43,6 +43,13 @@ class ModelInfo:
     training: dict[str, Any]
     sbiflow_version: str
     created: str
+    origin: str = ""  # of a posterior that was not trained on simulations itself
+    warnings: tuple[str, ...] = ()  # that every set of its draws repeats
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> ModelInfo:
+        """From what `dataclasses.asdict` made of one, and JSON of that."""
+        return cls(**(spec | {"warnings": tuple(spec.get("warnings", ()))}))
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,11 @@ class Posterior:
     @property
     def _chunk(self) -> int:
         return _CHUNK.get(self.device.type, _CHUNK_GPU)
+
+    @property
+    def _source(self) -> str:
+        trained = f"trained on {self.info.simulations} simulations"
+        return f"{self.flow_config.family} flow {self.info.origin or trained}"
 
     def to(self, device: str) -> Posterior:
         """Move the network; returns self."""
@@ -101,8 +113,8 @@ class Posterior:
             x=batch[0] if single else batch,
             prior=self.prior,
             seed=seed,
-            source=f"{self.flow_config.family} flow trained on {self.info.simulations} simulations",
-            warnings=novelty.warnings,
+            source=self._source,
+            warnings=self.info.warnings + novelty.warnings,
             novelty=novelty,
             proposal=self,
         )
@@ -264,7 +276,7 @@ class Posterior:
                 EmbeddingConfig(**config["embedding"]),
             )
             prior, x_shape = Prior.from_spec(config["prior"]), tuple(config["x_shape"])
-            info, novelty = ModelInfo(**config["info"]), Novelty(**config["novelty"])
+            info, novelty = ModelInfo.from_spec(config["info"]), Novelty(**config["novelty"])
             flow = ConditionalFlow(flow_config, embedding, tuple(prior.periodic.tolist()), x_shape)
             flow.load_state_dict(part(tensors, "flow."))
             novelty.load_state_dict(part(tensors, "novelty."))

@@ -320,12 +320,11 @@ def test_the_bound_of_counts(kind: str, dim: int) -> None:
     cells, exact = table_of_counts(dim)
     p = exact.exp()
 
-    repeats = 40 if dim == 1 else 8
-
     def gap(samples: int) -> tuple[float, float]:
         """Mean over the cells, and its standard error."""
-        runs = [density.log_prob(cells, samples=samples, seed=seed) for seed in range(repeats)]
-        found = torch.stack([(p * (exact - run)).sum() for run in runs])
+        repeats = (25600 if dim == 1 else 1280) // (samples * 20)
+        bounds = density.log_prob(cells.repeat(repeats, 1), samples=samples).reshape(repeats, -1)
+        found = (p * (exact - bounds)).sum(1)
         return float(found.mean()), float(found.std() / repeats**0.5)
 
     mass = mass_of_cells(density, cells)
@@ -335,7 +334,7 @@ def test_the_bound_of_counts(kind: str, dim: int) -> None:
     assert one > own - 5 * one_error and few > own - 5 * few_error and many > own - 5 * many_error
     assert one < 0.15 and many - own < 0.005 + 5 * many_error
     if kind == "uniform":
-        assert one - few > 5 * math.hypot(one_error, few_error)
+        assert one - few > 4 * math.hypot(one_error, few_error)
     some = torch.arange(len(cells))[p > 0.02]
     limit = density.log_prob(cells[some], samples=1000)
     assert float((limit - mass[some]).abs().max()) < 0.05
@@ -348,8 +347,8 @@ def test_variational_dequantisation_has_the_smaller_gap() -> None:
     for kind in ("uniform", "variational"):
         density, p = counted(kind, 1), exact.exp()
         mass = mass_of_cells(density, cells)
-        runs = torch.stack([density.log_prob(cells, samples=1, seed=seed) for seed in range(24)])
-        gaps[kind] = float((p * (mass - runs.mean(0))).sum())
+        bounds = density.log_prob(cells.repeat(500, 1), samples=1).reshape(500, -1)
+        gaps[kind] = float((p * (mass - bounds)).sum(1).mean())
     assert 0 < gaps["variational"] < gaps["uniform"]
 
 

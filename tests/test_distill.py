@@ -183,9 +183,17 @@ def test_a_seed_fixes_a_student(teacher: Posterior) -> None:
     assert (Distillation.of(one).observations, Distillation.of(one).held_out) == (27, 3)
 
 
-def test_a_student_that_is_far_away_says_so(teacher: Posterior) -> None:
+def test_a_student_that_is_far_away_says_so(teacher: Posterior, tmp_path: Path) -> None:
+    """When it is made, and with every set of its draws, after it has been saved and loaded too."""
+    x = draw_pairs(Bent(), 40, seed=2).x
     with pytest.warns(DistillationWarning, match=r"not the teacher: KL\(student .*expected at most 0.05"):
-        found = Distillation.of(distill(teacher, draw_pairs(Bent(), 40, seed=2).x, FEW, progress=False))
+        student = distill(teacher, x, FEW, progress=False)
+    found = Distillation.of(student)
+    student.save(tmp_path)
+    for own in (student, Posterior.load(tmp_path)):
+        draws = own.sample(x[0], 10, seed=1)
+        assert any("not the teacher" in text for text in draws.warnings)
+        assert "distilled from a maf" in draws.source
     assert (
         found.is_far
         and replace(found, kl=math.nan).is_far

@@ -158,17 +158,16 @@ def _posterior(teacher: Posterior, lesson: Lesson, flow: FlowConfig, held_out: i
         kl=kl, kl_error=kl_error, forward_kl=forward_kl, forward_kl_error=forward_error,
         worst=float(torch.stack([backward.mean(0), forward.mean(0)]).max()),
     )  # fmt: skip
+    told: tuple[str, ...] = ()
     if found.is_far:
-        warnings.warn(
-            f"the student is not the teacher: {found}; expected at most {FAR}. Train for more steps, or give it more "
-            "layers or another family",
-            DistillationWarning,
-            stacklevel=3,
-        )
+        told = (f"the student is not the teacher: {found}; expected at most {FAR}",)
+        advice = "Train for more steps, or give it more layers or another family"
+        warnings.warn(f"{told[0]}. {advice}", DistillationWarning, stacklevel=3)
     info = replace(
         teacher.info, seed=lesson.config.seed, steps=lesson.step, validation_log_prob=log_density,
         training_seconds=lesson.log.seconds, training={**asdict(lesson.config), "distillation": asdict(found)},
-        sbiflow_version=package_version(), created=now(),
+        sbiflow_version=package_version(), created=now(), warnings=told,
+        origin=f"distilled from a {found.teacher} flow trained on {teacher.info.simulations} simulations",
     )  # fmt: skip
     return Posterior(
         lesson.student, flow, teacher.embedding_config, teacher.prior, teacher.x_shape,

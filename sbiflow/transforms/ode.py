@@ -46,6 +46,9 @@ class _Step:
     time: Tensor
     size: Tensor
 
+    def of(self, chosen: Tensor) -> _Step:
+        return _Step(self.rows[chosen], self.time[chosen], self.size[chosen])
+
 
 @dataclass(frozen=True)
 class _Method:
@@ -79,8 +82,9 @@ def solve(slope: Slope, start: Tensor, begin: float, end: float, tolerance: floa
         found = _adapt(slope, start.detach(), begin, end, tolerance, method, keep)
     if keep is None:
         return found
-    state = torch.where(torch.isfinite(found.end), start, found.end)
-    for step in steps:
+    arrived = torch.isfinite(found.end).all(1)  # the others are not repeated: their gradients would be NaN
+    state = torch.where(arrived[:, None], start, found.end)
+    for step in (step.of(arrived[step.rows]) for step in steps):
         own = state.index_select(0, step.rows)
         first = slope(step.time, own, step.rows)
         state = state.index_copy(0, step.rows, _advance(slope, own, first, step, method)[0])
@@ -133,7 +137,7 @@ def _adapt(
         evaluations[front.rows] += len(method.c)
         front, good, last, step = _attempt(slope, front, end, tolerance, method)
         if keep is not None:
-            keep.append(_Step(step.rows[good], step.time[good], step.size[good]))
+            keep.append(step.of(good))
         arrived = front.of(good & last)
         result[arrived.rows] = arrived.state
         front = front.of(~(good & last) & (good | (front.size.abs() >= least)))
