@@ -41,9 +41,9 @@ PULSE, NOISY = 8, 24
 PULSE_NOISE, GAIN_SPREAD = 0.7, 0.5
 QUIETER = math.log(2.0)
 RATE = 0.3  # of the entries that a background row has from other rows
-ROWS, TESTED = 20_000, 2_000
-FLOW = sf.FlowConfig(layers=4, hidden=64, blocks=1)
-CONFIG = sf.TrainConfig(steps=3_000, batch=256, learning_rate=6e-3)
+ROWS, TESTED = 10_000, 2_000
+FLOW = sf.FlowConfig(layers=4, hidden=48, blocks=1)
+CONFIG = sf.TrainConfig(steps=1_500, batch=256, learning_rate=8e-3)
 LEVEL = 0.05
 
 
@@ -89,7 +89,7 @@ def fitted(arguments: argparse.Namespace) -> tuple[sf.Density, sf.Density]:
     rows, flow, config = ROWS, FLOW, CONFIG
     if arguments.fast:
         rows, flow = 1_000, sf.FlowConfig(layers=2, hidden=32, blocks=1)
-        config = sf.TrainConfig(steps=60, batch=128, learning_rate=0.02)
+        config = sf.TrainConfig(steps=40, batch=128, learning_rate=0.02)
     shared = {"flow": flow, "config": config, "seed": arguments.seed, "device": "cpu"}
     seeds = [10 * arguments.seed + i for i in range(3)]
     return (

@@ -1,7 +1,7 @@
 """Which flow? Every family on targets of exact density: how far it stays from the truth, and what it costs.
 
     python analyses/43_which_flow.py --record      # all families; resumes where it was stopped; an hour or two
-    python analyses/43_which_flow.py --only maf,naf
+    python analyses/43_which_flow.py --only maf,naf --targets "checkerboard;bent posterior, 5-D"
 
 The gap is E[log p - log q] over fresh rows of the target [nats], an estimate of KL(p || q). All families train for
 the same number of steps on the same rows; times are CPU seconds of one thread. A run is kept in
@@ -90,14 +90,16 @@ def classified(target: Target, density: sf.Density, conditions: torch.Tensor, n:
     return sum(found) / len(found)
 
 
-def all_runs(folder: Path, labels: list[str], size: Size, seed: int) -> list[dict[str, object]]:
+def all_runs(
+    folder: Path, labels: list[str], targets: list[Target], size: Size, seed: int
+) -> list[dict[str, object]]:
     """Measure what is not there yet."""
     file = folder / "runs.jsonl"
     runs = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     done = {
         (run["target"], run["flow"]) for run in runs if run["seed"] == seed and run["size"] == asdict(size)
     }
-    wanted = [(t, label) for label in labels for t in TARGETS if (t.name, label) not in done]
+    wanted = [(t, label) for label in labels for t in targets if (t.name, label) not in done]
     for target, label in track(wanted, "training", disable=not sys.stderr.isatty()):
         try:
             run = measure(target, label, size, seed)
@@ -119,7 +121,7 @@ def all_runs(folder: Path, labels: list[str], size: Size, seed: int) -> list[dic
 
 
 def main() -> None:
-    arguments = options(__doc__ or "", only="")
+    arguments = options(__doc__ or "", only="", targets="")
     torch.set_num_threads(1)
     folder, size = output_folder(NAME, arguments.fast), FAST if arguments.fast else Size()
     labels = arguments.only.split(",") if arguments.only else list(FLOWS)
@@ -128,7 +130,9 @@ def main() -> None:
     labels = [label for label in labels if is_installed(FAMILIES[FLOWS[label].config.family])]
     if arguments.fast and not arguments.only:
         labels = ["spline_coupling", "maf"]
-    runs = all_runs(folder, labels, size, arguments.seed)
+    named = arguments.targets.split(";")
+    targets = [target for target in TARGETS if any(target.name.startswith(name) for name in named)]
+    runs = all_runs(folder, labels, targets, size, arguments.seed)
     save_figure(figure_of(runs, [target.name for target in TARGETS]), folder / "gaps.png")
     numbers = [
         Number(f"{run['flow']}, {run['target']}: gap [nats]; training, 10,000 draws, 10,000 densities [CPU s]",

@@ -15,7 +15,7 @@ ENDS = (
     "phi.",
     "ode.4.",
 )  # last layers: ours; zuko's after two hidden ones
-COSTLY = {"unaf", "ffjord"}  # an integral of a network, an ODE with its trace
+COSTLY = {"unaf", "ffjord", "flow_matching"}  # an integral of a network, ODEs with their trace
 INSTALLED = [name for name, family in FAMILIES.items() if not family.needs or find_spec(family.needs)]
 
 

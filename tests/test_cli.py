@@ -380,7 +380,7 @@ def test_errors_of_train(store, tmp_path, folder):
         ([foreign], "foreign.h5: expected a store"),
         ([store], "simulator 'linear-gaussian', which is not built in: pass --simulator"),
         ([store, "--simulator", "stokes"], "name: expected 'linear-gaussian', got 'milne-eddington-crisp'"),
-        ([store, *named, "--family", "glow"], "flow family: expected one of spline_coupling"),
+        ([store, *named, "--family", "spam"], "flow family: expected one of spline_coupling"),
         ([store, *named, "--embedding", "vit"], "embedding kind: expected one of"),
         ([store, *named, "--steps", 0], "steps: expected a whole number >= 1, got 0"),
         ([store, *named, "--device", "abacus"], "device: expected"),

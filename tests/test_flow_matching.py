@@ -102,7 +102,7 @@ def test_the_objective_of_no_velocity(periodic, expected):
     each. Within five standard errors: false alarms 6e-7."""
     own, z = VectorField(3, 0, 8, 1, periodic).double(), draws(20_000, 3)
     torch.manual_seed(1)
-    loss = -own.objective(z)
+    loss = -own.objective(z).detach()
     assert loss.shape == (20_000,)
     assert float(loss.mean()) == pytest.approx(expected, abs=5 * float(loss.std()) / math.sqrt(20_000))
 

@@ -67,7 +67,14 @@ def _autoregressive(
 
 
 def _naf(config: FlowConfig, flags: Flags, context: int, index: int) -> Transform:
-    own = _zuko("flows.neural").MNN(_SIGNAL, stack=len(flags), hidden_features=_widths(config))
+    dim = len(flags)
+    own = _zuko("flows.neural").MNN(_SIGNAL, stack=dim, hidden_features=_widths(config))
+    last = own.network[-1]
+    with torch.no_grad():  # no identity, but the line through its values at -2 and 2 is
+        low, high = (own.f(torch.zeros(dim, _SIGNAL), torch.full((dim,), x)) for x in (-2.0, 2.0))
+        slope = (high - low)[:, None] / 4
+        last.bias.sub_((low + high)[:, None] / 2).div_(slope)
+        last.weight.div_(slope[..., None])
     return _autoregressive(config, len(flags), context, WholeLine(own), [torch.zeros(_SIGNAL)])
 
 
