@@ -12,6 +12,7 @@ from scipy.stats import ks_2samp
 
 from sbiflow import Posterior, TrainConfig, posterior
 from sbiflow.contracts import Proposal
+from sbiflow.posterior import ModelInfo
 from sbiflow.priors import PeriodicUniform, Prior, Uniform
 from sbiflow.samples import load
 from tests.quick import EMBEDDING, FLOW, NOT_A_PICKLE, quick_store, quick_train, same_weights
@@ -420,7 +421,9 @@ def test_a_configuration_that_does_not_fit_is_refused(model, changes):
 
 def test_info_is_all_in_the_file(ring, model):
     config = json.loads((model / "config.json").read_text())
-    assert config["info"] == {field.name: getattr(ring.info, field.name) for field in fields(ring.info)}
+    found = {field.name: getattr(ring.info, field.name) for field in fields(ring.info)}
+    assert config["info"] == found | {"warnings": []}  # JSON has no tuples
+    assert ModelInfo.from_spec(config["info"]) == ring.info
 
 
 def test_to_moves_the_network_and_returns_the_posterior(ring):

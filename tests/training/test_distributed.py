@@ -145,9 +145,10 @@ def test_lanes_have_noise_and_extrinsic_parameters_of_their_own(folder, name, si
 def test_lanes_have_dropout_of_their_own(folder, monkeypatch):
     seeds = []
 
-    def recorded(model, seed, *key):
-        with random_stream(model, seed, *key):
-            seeds.append(torch.initial_seed())
+    def recorded(model, seed, *key, training=True):
+        with random_stream(model, seed, *key, training=training):
+            if training:
+                seeds.append(torch.initial_seed())
             yield
 
     monkeypatch.setattr("sbiflow.training.loop.random_stream", contextmanager(recorded))
