@@ -54,7 +54,7 @@ def deformation_figure(name: str, stages: Sequence[Tensor], labels: Sequence[str
     figure = Figure(figsize=(2.6 * len(stages), 3.1), layout="constrained")
     colour = np.arctan2(stages[0][:, 1], stages[0][:, 0])
     for axes, points, label in zip(figure.subplots(1, len(stages)), stages, labels, strict=True):
-        axes.scatter(*points.T, c=colour, s=1, cmap="twilight", rasterized=True)
+        axes.scatter(*points.T, c=colour, s=1, cmap="hsv", rasterized=True)
         axes.set(title=label, aspect="equal", xlabel="z1", ylabel="z2")
         axes.tick_params(labelsize=7)
     figure.suptitle(f"{name}: from the base to the data, layer by layer")

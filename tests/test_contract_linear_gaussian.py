@@ -112,8 +112,10 @@ LAYERS = {
     "planar": 3,
     "radial": 4,
 }  # one such layer moves along one direction only, or by one scale in all of them
+LONGER = {("flow_matching", "periodic"): 3}  # either way around the circle: more scatter in what is learned from
+FAST = {("flow_matching", "1-D")}  # of a family whose other tests are slow
 PAIRED = [
-    pytest.param(family, name, marks=marks(family, trained=True))
+    pytest.param(family, name, marks=[] if (family, name) in FAST else marks(family, trained=True))
     for family in FAMILIES
     for name in TOYS
     if name != "periodic" or FAMILIES[family].phases
@@ -189,7 +191,7 @@ def stores(tmp_path_factory):
 @pytest.mark.parametrize(("family", "name"), PAIRED)
 def test_every_family_reaches_the_exact_posterior(stores, family, name):
     toy = TOYS[name]
-    config = replace(CONFIG, steps=STEPS[name])
+    config = replace(CONFIG, steps=STEPS[name] * LONGER.get((family, name), 1))
     flow = replace(FLOW, family=family, layers=LAYERS.get(family, FLOW.layers))
     posterior = train(stores[name], toy, config, flow=flow, embedding=EmbeddingConfig("none"), progress=False)
     assert failures(posterior, toy) == []

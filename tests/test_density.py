@@ -322,7 +322,7 @@ def test_the_bound_of_counts(kind: str, dim: int) -> None:
 
     def gap(samples: int) -> tuple[float, float]:
         """Mean over the cells, and its standard error."""
-        repeats = (25600 if dim == 1 else 1280) // (samples * 20)
+        repeats = (25600 if dim == 1 else 5120) // (samples * 20)
         bounds = density.log_prob(cells.repeat(repeats, 1), samples=samples).reshape(repeats, -1)
         found = (p * (exact - bounds)).sum(1)
         return float(found.mean()), float(found.std() / repeats**0.5)
@@ -331,6 +331,7 @@ def test_the_bound_of_counts(kind: str, dim: int) -> None:
     own = float((p * (exact - mass)).sum())  # the KL divergence, but for the cells that are left out
     assert -1e-3 < own < 0.05
     (one, one_error), (few, few_error), (many, many_error) = gap(1), gap(8), gap(64)
+    many_error = max(many_error, few_error)  # of as many evaluations, but from fewer repeats
     assert one > own - 5 * one_error and few > own - 5 * few_error and many > own - 5 * many_error
     assert one < 0.15 and many - own < 0.005 + 5 * many_error
     if kind == "uniform":

@@ -174,10 +174,10 @@ def test_saved_and_loaded(posterior, tmp_path):
 @torch.no_grad()
 def test_draws_do_not_depend_on_their_company():
     """Ten digits whether an observation, or a draw, is alone or among many, and whatever is cut into parts."""
-    flow, x = make_flow("flow_matching", (False, True, False)), observations(40)
-    z, log_q = flow.sample_and_log_prob(x, 30, torch.Generator().manual_seed(2))
+    flow, x = make_flow("flow_matching", (False, True, False)), observations(12)
+    z, log_q = flow.sample_and_log_prob(x, 8, torch.Generator().manual_seed(2))
     context = flow.embedding(x)
-    for i in (0, 39):
+    for i in (0, 11):
         again = flow.log_prob_given(z[:, i], context[i])
         torch.testing.assert_close(again, log_q[:, i], rtol=1e-8, atol=1e-8)
     base, _ = flow.transform(z[:2, :3], context[:3])

@@ -10,7 +10,7 @@ Every run has a process of its own, one thread, and trains on 200 pairs before i
 no first call is counted. CPU seconds are compared (on an idle machine those are the seconds on the clock, which are
 in the table too). Every run is one line in analyses/output/training_benchmark/runs.jsonl, written as soon as it is
 done; what is there, of the same version of its method, is not done again. `--only slcp,maf,10000` selects tasks,
-families and sizes; `--methods ours,sbi,bayesflow`; `--stale keep` counts lines of other versions too; `--record`
+families and sizes; `--methods ours,sbi,bayesflow`, where "" runs none and makes the table of what is there; `--stale keep` counts lines of other versions too; `--record`
 also writes benchmarks/results/training.json. Needs `pip install "sbiflow[bench]"`.
 """
 
@@ -46,7 +46,15 @@ BAYESFLOW = ("slcp", 10_000)  # where it runs
 TEST = 10_000
 WARM_UP = 200
 SOURCE = Path(__file__).parents[2] / "sbiflow"
-TRAINED_BY = ("training/*.py", "transforms/*.py", "flows.py", "embedding.py", "guess.py", "novelty.py")
+TRAINED_BY = (
+    "training/*.py",
+    "transforms/*.py",
+    "families/*.py",
+    "flows.py",
+    "embedding.py",
+    "guess.py",
+    "novelty.py",
+)
 FAST = {"only": "two_moons,maf", "methods": "ours,sbi", "stale": "keep"}
 
 
@@ -194,7 +202,7 @@ def main() -> None:
         vars(arguments).update(FAST)
         path.unlink(missing_ok=True)
         seeds, budgets, test = {WARM_UP: 1}, (0.05, 0.1), 300
-    methods = [name.strip() for name in arguments.methods.split(",")]
+    methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
     cases = [case for case in plan(seeds, budgets, methods) if chosen(case, arguments.only)]
     raised = run_all(cases, path, arguments.stale, test)
     runs = [run for case, run in read(path, arguments.stale).items() if chosen(case, arguments.only)]

@@ -165,9 +165,11 @@ class Density:
         check_count(samples, "samples")
         middle = self.columns.centred(rows)
         inside = self.prior.inside(middle)
+        result = torch.full((len(rows),), -math.inf, dtype=torch.float64)
+        if not bool(inside.any()):
+            return result
         z, log_jacobian = self.prior.unconstrain(middle[inside])
         generator = torch_generator(check_seed(seed), _BOUND_KEY, device=self.posterior.device)
-        result = torch.full((len(rows),), -math.inf, dtype=torch.float64)
         result[inside] = self._bound(z, x[inside], samples, generator) + log_jacobian
         return result
 
@@ -186,7 +188,7 @@ class Density:
                 values = flow.log_prob(moved, behind).double() + weight
                 terms.append(values.cpu().reshape(count, len(rows)))
             found.append(torch.logsumexp(torch.cat(terms), 0) - math.log(samples))
-        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+        return torch.cat(found)
 
     def check(self, n: int = 1000, *, draws: int = 200, seed: int = 0, alpha: float = 0.01) -> DensityReport:
         """Calibration on the rows held out: ranks of every column, coverage, TARP, and a classifier (report.py).

@@ -67,7 +67,7 @@ class Columns:
         own = as_tensor(data, "data", torch.float64).detach().cpu()
         check_shape(own, "data", ("n", len(self.names)))
         check_finite(own, "data")
-        self._check_whole(own)
+        self.check_whole(own)
         condition = self.condition(given)
         if condition.ndim == 1:
             condition = condition.expand(len(own), -1)
@@ -91,7 +91,8 @@ class Columns:
         check_finite(values, "given")
         return values
 
-    def _check_whole(self, data: Tensor) -> None:
+    def check_whole(self, data: Tensor) -> None:
+        """Raise unless the counts among rows (n, D) are whole numbers."""
         for i in self.counts:
             broken = int((data[:, i] != data[:, i].round()).sum())
             if broken:
@@ -122,7 +123,7 @@ def read_columns(
         raise ValueError("given: expected at least one column to be left, got all of them")
     columns = Columns(left, behind, tuple(i for i, name in enumerate(left) if name in whole))
     rows, conditions = (table[:, [own.index(name) for name in some]] for some in (left, behind))
-    columns._check_whole(rows)
+    columns.check_whole(rows)
     return columns, rows, conditions
 
 

@@ -21,7 +21,8 @@ class FlowConfig:
 
     Attributes:
         family: one of `FAMILIES`; the README's page "Which flow?" compares them.
-        layers: number of transforms; "linear" is always one, since more of them are one again.
+        layers: number of transforms; "linear" is always one, since more of them are one again. "flow_matching" is
+            one network of layers x blocks residual blocks.
         hidden, blocks: width and residual blocks of every conditioner.
         bins: spline bins; for "flowpp", logistics of a mixture.
         spline: of which kind the spline families are: one of `SPLINES`. Phases have rational-quadratic ones always.
