@@ -112,7 +112,9 @@ LAYERS = {
     "planar": 3,
     "radial": 4,
 }  # one such layer moves along one direction only, or by one scale in all of them
-LONGER = {("flow_matching", "periodic"): 3}  # either way around the circle: more scatter in what is learned from
+LONGER = {
+    ("flow_matching", "periodic"): 3
+}  # either way around the circle: more scatter in what is learned from
 FAST = {("flow_matching", "1-D")}  # of a family whose other tests are slow
 PAIRED = [
     pytest.param(family, name, marks=[] if (family, name) in FAST else marks(family, trained=True))

@@ -313,7 +313,10 @@ def mass_of_cells(density: sf.Density, cells: Tensor) -> Tensor:
     return torch.logsumexp(values.reshape(len(cells), -1) + weights.log(), 1)
 
 
-@pytest.mark.parametrize("kind, dim", [("uniform", 1), ("variational", 1), ("variational", 2)])
+@pytest.mark.parametrize(
+    "kind, dim",
+    [("uniform", 1), ("variational", 1), pytest.param("variational", 2, marks=pytest.mark.slow)],
+)
 def test_the_bound_of_counts(kind: str, dim: int) -> None:
     """Below the cell's mass, higher on average with more draws, and the mass itself in the limit."""
     density = counted(kind, dim)
@@ -415,7 +418,7 @@ def test_training_on_counts_goes_on_from_a_checkpoint(tmp_path: Any, monkeypatch
 # --- files and seeds
 
 
-@pytest.mark.parametrize("make", [line, lambda: fitted("angle"), lambda: counted("variational", 2)])
+@pytest.mark.parametrize("make", [line, lambda: fitted("angle"), lambda: counted("variational", 1)])
 def test_a_density_that_was_saved_is_the_same(make: Callable[[], sf.Density], tmp_path: Any) -> None:
     density = make()
     density.save(tmp_path / "model")
