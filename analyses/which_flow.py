@@ -44,6 +44,7 @@ FLOWS: dict[str, Flow] = {
     "quadratic spline": _flow("spline_coupling", spline="quadratic"),
     "cubic spline": _flow("spline_coupling", spline="cubic"),
     "spline_coupling": _flow("spline_coupling"),
+    "bounded spline": _flow("spline_coupling", spline="bounded_rational_quadratic"),
     "spline_autoregressive": _flow("spline_autoregressive", 4),
     "residual": _flow("residual", 8),
     "flow_matching": _flow("flow_matching", 4),
