@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 from sbiflow import datasets, samples
 from sbiflow.cli import app
 from sbiflow.cli.errors import one_line
+from sbiflow.families import FlowConfig
 from sbiflow.function_simulator import FunctionSimulator
 from sbiflow.importance import importance_weights
 from sbiflow.posterior import Posterior
@@ -245,7 +246,9 @@ def test_every_command_has_help_with_an_example():
     assert succeed("--version").strip()
 
 
-def test_the_defaults_of_train_are_those_of_the_configurations(store, tmp_path, monkeypatch):
+def configurations_of_train(store, tmp_path, monkeypatch, *options):
+    """What `sbiflow train` asks `sf.train` for: training, flow, embedding, device."""
+
     class Called(Exception):
         pass
 
@@ -253,11 +256,24 @@ def test_the_defaults_of_train_are_those_of_the_configurations(store, tmp_path, 
         raise Called(config, options["flow"], options["embedding"], options["device"])
 
     monkeypatch.setattr("sbiflow.cli.pipeline.train", record)
-    result = sbiflow("train", store, "--out", tmp_path / "model", "--simulator", SIMULATOR)
+    result = sbiflow("train", store, "--out", tmp_path / "model", "--simulator", SIMULATOR, *options)
     assert isinstance(result.exception, Called)
-    config, flow, embedding, device = result.exception.args
+    return result.exception.args
+
+
+def test_the_defaults_of_train_are_those_of_the_configurations(store, tmp_path, monkeypatch):
+    config, flow, embedding, device = configurations_of_train(store, tmp_path, monkeypatch)
     assert (config, flow, embedding) == (type(config)(), type(flow)(), type(embedding)())
     assert device == "auto"
+
+
+def test_every_option_of_the_flow_reaches_it(store, tmp_path, monkeypatch):
+    wanted = FlowConfig(
+        "realnvp", 4, 32, bins=5, spline="cubic", mixing="permutation", normalisation="actnorm"
+    )
+    options = ["--family", "realnvp", "--layers", 4, "--hidden", 32, "--bins", 5, "--spline", "cubic"]
+    options += ["--mixing", "permutation", "--normalisation", "actnorm"]
+    assert configurations_of_train(store, tmp_path, monkeypatch, *options)[1] == wanted
 
 
 # --- the spectrum of SST/CRISP

@@ -19,7 +19,7 @@ from sbiflow.calibration import calibrate
 from sbiflow.cli import lookup
 from sbiflow.embedding import EmbeddingConfig
 from sbiflow.ensemble import Ensemble, load_posterior
-from sbiflow.families import FlowConfig
+from sbiflow.families import NORMALISATIONS, SPLINES, FlowConfig
 from sbiflow.posterior import ModelInfo, Posterior
 from sbiflow.simulate import simulate
 from sbiflow.store import Store
@@ -70,6 +70,11 @@ def train_command(
     layers: Annotated[int, Option(help="Flow: number of transforms.")] = _FLOW.layers,
     hidden: Annotated[int, Option(help="Flow: width of the networks.")] = _FLOW.hidden,
     bins: Annotated[int, Option(help="Flow: bins of a spline.")] = _FLOW.bins,
+    spline: Annotated[str, Option(help=f"Flow: {', '.join(SPLINES)}.")] = _FLOW.spline,
+    mixing: Annotated[str, Option(help="Flow: columns are mixed by lu or permutation.")] = _FLOW.mixing,
+    normalisation: Annotated[
+        str, Option(help=f"Flow: none, {', '.join(NORMALISATIONS)}.")
+    ] = _FLOW.normalisation,
     embedding: Annotated[str, Option(help="residual, mlp, cnn or none.")] = _EMBEDDING.kind,
     features: Annotated[int, Option(help="Embedding: size of the context.")] = _EMBEDDING.features,
     embedding_hidden: Annotated[int, Option(help="Embedding: width.")] = _EMBEDDING.hidden,
@@ -108,7 +113,10 @@ def train_command(
         steps=steps, batch=batch, learning_rate=rate, optimiser=optimiser, schedule=schedule,
         patience=patience or None, seed=seed, lanes=lanes,
     )  # fmt: skip
-    flow = FlowConfig(family=family, layers=layers, hidden=hidden, bins=bins)
+    flow = FlowConfig(
+        family=family, layers=layers, hidden=hidden, bins=bins, spline=spline, mixing=mixing,
+        normalisation=normalisation,
+    )  # fmt: skip
     embed = EmbeddingConfig(kind=embedding, features=features, hidden=embedding_hidden, svd_components=svd)
     if ensemble:
         _train_ensemble(opened, chosen, out, seed, device, memory, restart)

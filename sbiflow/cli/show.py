@@ -15,7 +15,7 @@ from sbiflow import datasets, samples
 from sbiflow.cli import lookup
 from sbiflow.embedding import KINDS
 from sbiflow.ensemble import Ensemble, is_ensemble
-from sbiflow.families import FAMILIES
+from sbiflow.families import FAMILIES, SPLINES
 from sbiflow.posterior import Posterior
 from sbiflow.priors import Prior
 from sbiflow.store import Store
@@ -40,6 +40,7 @@ def list_command() -> None:
     _pairs(
         {
             "flow families": ", ".join(FAMILIES),
+            "splines": ", ".join(SPLINES),
             "embeddings": ", ".join(KINDS),
             "optimisers": ", ".join(OPTIMISERS),
             "schedules": ", ".join(SCHEDULES),

@@ -7,7 +7,8 @@ module of this folder, its variants in the catalogue of the tests.
 """
 
 from sbiflow.families.config import FlowConfig, build_transform
-from sbiflow.families.family import Family
+from sbiflow.families.family import NORMALISATIONS, Family
 from sbiflow.families.registry import FAMILIES
+from sbiflow.families.spline_kinds import SPLINES
 
-__all__ = ["FAMILIES", "Family", "FlowConfig", "build_transform"]
+__all__ = ["FAMILIES", "NORMALISATIONS", "SPLINES", "Family", "FlowConfig", "build_transform"]

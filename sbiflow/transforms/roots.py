@@ -2,7 +2,8 @@
 
 Newton's method, held within a bracket: a step that leaves it, or that is more than half of the step before, is replaced
 by a bisection (Press et al., Numerical Recipes, sec. 9.4, `rtsafe`). Convergence is thus that of a bisection at worst
-and quadratic near the root. The number of steps is fixed: shapes are static and no GPU is waited for.
+and quadratic near the root. `increasing_root` takes a fixed number of steps: shapes are static and no GPU is waited
+for. Where f is so dear that a GPU may be waited for, `search` can stop early.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def increasing_root(function: Function, target: Tensor, low: Tensor, high: Tenso
         steps: of the search.
     """
     with torch.no_grad():
-        x = _search(function, target, low, high, steps)
+        x = search(function, target, low, high, steps)
     # The search is over; each Newton step from a constant start adds derivatives: the first all of first order, the
     # second those of second and third.
     for _ in range(2):
@@ -34,11 +35,22 @@ def increasing_root(function: Function, target: Tensor, low: Tensor, high: Tenso
     return x
 
 
-def _search(function: Function, target: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
+def search(
+    function: Function, target: Tensor, low: Tensor, high: Tensor, steps: int, early: bool = False
+) -> Tensor:
+    """The point of a search whose value is closest to the target, (...); not differentiable.
+
+    Args:
+        function, target, low, high, steps: as of `increasing_root`.
+        early: stop when no element gets closer.
+    """
     step = high - low
     x = best = low + step / 2
     closest = torch.full_like(x, torch.inf)
+    live = torch.isfinite(x)
     for _ in range(steps):
+        if early and not bool(live.any()):
+            break
         value, slope = function(x)
         gap = target - value
         # Newton's steps end as noise that no longer shrinks, and bisections would lead away from the root
@@ -46,9 +58,23 @@ def _search(function: Function, target: Tensor, low: Tensor, high: Tensor, steps
         closest = torch.minimum(gap.abs(), closest)
         low, high = torch.where(gap > 0, x, low), torch.where(gap > 0, high, x)
         newton, middle = gap / slope, low + (high - low) / 2
-        good = (x + newton >= low) & (x + newton <= high) & (2 * newton.abs() <= step)
+        inside = (x + newton >= low) & (x + newton <= high)
+        shrinks = 2 * newton.abs() <= step
+        live = live & ~_ends(gap, target, x, step, inside & ~shrinks)
+        good = inside & shrinks
         x, step = (
             torch.where(good, x + newton, middle),
             torch.where(good, newton.abs(), (high - low) / 2),
         )
     return best
+
+
+def _ends(gap: Tensor, target: Tensor, x: Tensor, step: Tensor, stalls: Tensor) -> Tensor:
+    """Whether nothing is left to be won: the target is met, or a small step is followed by one that is no smaller.
+
+    After a step of the root of the last digit Newton's next is nil, unless the value is noise. A step that is nil by
+    bisection moves nothing either.
+    """
+    eps = torch.finfo(x.dtype).eps
+    met = gap.abs() <= eps * target.abs()
+    return met | (stalls & (step <= eps**0.5 * (1 + x.abs()))) | (step <= eps * x.abs()) | gap.isnan()

@@ -31,8 +31,12 @@ from torch import Tensor, nn
 from torch.distributions import Transform as TorchTransform
 from torch.distributions import constraints
 
+from sbiflow.transforms import roots
+
 _BRACKET, _FARTHEST = 10.0, 1e7  # where a search begins, and how far it goes
-_TURNS = 400  # of a search at most: every third halves the bracket, so that doubles are exhausted after 240
+_TURNS = (
+    200  # of a search at most: every second halves the bracket or the step, so that doubles are exhausted
+)
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-11}  # of ODEs, relative and absolute
 
 
@@ -141,37 +145,21 @@ Slope = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> f(x), log f'(x), eleme
 def search(function: Slope, y: Tensor) -> Tensor:
     """x with f(x) = y for an increasing f, elementwise and to the last digit; NaN where none is within ±1e7.
 
-    Newton's steps within a bracket that is halved every third turn. Gradients in y and in whatever f depends on are
-    those of the implicit function.
+    Gradients in y and in whatever f depends on are those of the implicit function.
     """
+
+    def with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+        value, log_slope = function(x)
+        return value, torch.exp(log_slope)
+
     with torch.no_grad():
-        x = _bracketed(function, y)
+        low, high = _bracket(function, y, -1.0), _bracket(function, y, +1.0)
+        x = roots.search(with_slope, y, low, high, _TURNS, early=True)
     if not torch.is_grad_enabled():
         return x
     value, log_slope = function(x)
     # Where f has no slope, or there is no x, the step is not a number and neither is x.
     return x - (value - y) * torch.exp(-log_slope).detach()
-
-
-def _bracketed(function: Slope, y: Tensor) -> Tensor:
-    low, high = _bracket(function, y, -1.0), _bracket(function, y, +1.0)
-    x = (low + high) / 2
-    live = torch.isfinite(x)
-    tiny = torch.finfo(x.dtype).eps
-    for turn in range(_TURNS):
-        if not bool(live.any()):
-            break
-        value, log_slope = function(x)
-        miss = value - y
-        live = live & (miss.abs() > tiny * y.abs())  # y is not met yet as well as it can be written
-        low, high = torch.where(miss <= 0, x, low), torch.where(miss >= 0, x, high)
-        newton = x - miss * torch.exp(-log_slope)
-        inside = (newton >= low) & (newton <= high) & (turn % 3 != 2)
-        after = torch.where(inside, newton, (low + high) / 2)
-        x, moved = torch.where(live, after, x), (after - x).abs()
-        width = torch.where(inside, moved, high - low)
-        live = live & (width > 2 * tiny * x.abs())
-    return x
 
 
 def _bracket(function: Slope, y: Tensor, side: float) -> Tensor:

@@ -18,6 +18,8 @@ import torch
 from nflows.transforms.splines import unconstrained_rational_quadratic_spline
 from torch import Tensor
 
+from analyses.targets import ring
+from sbiflow import FlowConfig, TrainConfig, fit_density
 from sbiflow.transforms.elementwise import Bounded, Elementwise, Spline
 
 BINS, WIDTH, DRAWS, SCALES = 8, 5.0, 100_000, (1.0, 3.0, 6.0)
@@ -111,3 +113,23 @@ def test_bounded_slopes_have_a_floor() -> None:
         params = 1e3 * torch.randn(DRAWS, own.size, generator=generator)
         x = WIDTH * (2 * torch.rand(DRAWS, generator=generator) - 1)
         assert own(x, params)[1].min() > math.log(1e-4)
+
+
+@pytest.mark.parametrize("spline", ["rational_quadratic", "bounded_rational_quadratic"])
+def test_a_trained_flow_comes_back(spline: str) -> None:
+    """Twelve splines in a row, trained on what wants steep ones: eight narrow modes far apart.
+
+    At 1,200 steps the worst of 100,000 rows is off by 1.0e-4 (bounded: 1.8e-5), here by less: conditioners do not
+    learn parameters as extreme as those drawn above.
+    """
+    target = ring()
+    rows = target.sample(20_000, torch.Generator().manual_seed(1))
+    flow = FlowConfig(layers=6, hidden=32, start="prior", spline=spline)
+    config = TrainConfig(steps=300, batch=256, patience=None, learning_rate=4e-3)
+    density = fit_density(rows, flow=flow, config=config, seed=1, progress=False)
+    z = density.prior.unconstrain(rows.double())[0].float()
+    transform, context = density.posterior.flow.transform, torch.zeros(len(z), 0)
+    with torch.no_grad():
+        lost = (transform.inverse(transform(z, context)[0], context)[0] - z).abs()
+    show(spline, [float(lost.max())])
+    assert float(lost.max()) < 1e-3
