@@ -95,7 +95,8 @@ class Density:
 
     def __str__(self) -> str:
         behind = f" | {', '.join(self.given)}" if self.given else ""
-        lines = [f"p({', '.join(self.names)}{behind}), {self._source}", str(self.prior), str(self.evidence)]
+        columns = self.prior.table("column", "becomes normal as")
+        lines = [f"p({', '.join(self.names)}{behind}), {self._source}", columns, str(self.evidence)]
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
     @property

@@ -161,7 +161,11 @@ class Prior:
         return cls(*(_marginal_from_spec(entry) for entry in spec))
 
     def __str__(self) -> str:
-        rows = [("parameter", "unit", "prior", "support")]
+        return self.table()
+
+    def table(self, parameter: str = "parameter", prior: str = "prior") -> str:
+        """A line for each marginal under these headings."""
+        rows = [(parameter, "unit", prior, "support")]
         rows += [(m.name, m.unit or "-", _describe(m), m.interval) for m in self.marginals]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
