@@ -10,8 +10,9 @@ Numerics. log F and log S are each a logsumexp of logs of sigmoids, so that neit
 
 where r_k, t_k are the components' shares in F and in S: positive terms, of which nothing cancels.
 
-Two departures from the paper. A share `MIN_SHARE` of the mixture is the standard logistic whatever the parameters:
-between narrow components F would else be flat to far below the last digit, and x lost. And means and log-scales are
+Two departures from the paper. A share `MIN_SHARE` of the mixture is a logistic about zero, as wide as the means are
+spread, up to exp(limit), and the standard one where they are zero: between narrow components F would else be flat to far below the last
+digit, and x lost. And means and log-scales are
 raw parameters times a gain that differs from component to component: with all raw parameters zero the map is exactly
 the identity, where all components are alike, and without gains their gradients would be and remain alike, too.
 """
@@ -89,13 +90,15 @@ class MixtureCDF:
         return value * torch.exp(log_scale) + shift, log_scale + torch.log(slope)
 
     def mixture(self, raw: Tensor) -> Mixture:
-        """From K logits of weights, K raw means and K raw log-scales (..., 3 K); the standard logistic is the last."""
+        """From K logits of weights, K raw means and K raw log-scales (..., 3 K); the wide one is the last."""
         logits, means, scales = raw.split(self.components, -1)
         gain = torch.linspace(*_GAINS, self.components, dtype=raw.dtype, device=raw.device)
         log_weight = torch.log_softmax(logits, -1) + math.log1p(-MIN_SHARE)
-        scale = torch.exp(soft_clamp(gain * scales, self.limit))
+        mean, scale = gain * means, torch.exp(soft_clamp(gain * scales, self.limit))
+        # the farthest mean is within sqrt(K) times it; the tails are as wide as it is, which has to have a limit
+        wide = torch.sqrt(1 + mean.square().mean(-1, keepdim=True)).clamp(max=math.exp(self.limit))
         return Mixture(
             pad(log_weight, (0, 1), value=math.log(MIN_SHARE)),
-            pad(gain * means, (0, 1)),
-            pad(scale, (0, 1), value=1.0),
+            pad(mean, (0, 1)),
+            torch.cat([scale, wide], -1),
         )

@@ -1,7 +1,7 @@
 """Where an increasing function reaches a value: the inverse of a map that has none in closed form.
 
-Newton's method, held within a bracket: a step that leaves it, or that is more than half of the step before, is replaced
-by a bisection (Press et al., Numerical Recipes, sec. 9.4, `rtsafe`). Convergence is thus that of a bisection at worst
+Newton's method, held within a bracket, at whose ends it stops: a step that is more than half of the step before is
+replaced by a bisection (Press et al., Numerical Recipes, sec. 9.4, `rtsafe`). Convergence is thus that of a bisection at worst
 and quadratic near the root. `increasing_root` takes a fixed number of steps: shapes are static and no GPU is waited
 for. Where f is so dear that a GPU may be waited for, `search` can stop early.
 """
@@ -22,16 +22,18 @@ def increasing_root(function: Function, target: Tensor, low: Tensor, high: Tenso
     Args:
         function: gives values and slopes.
         target: (...).
-        low, high: (...), ends of a bracket; a root outside of it by rounding is found as well.
+        low, high: (...), ends of a bracket; a root outside of it by rounding is taken to be at its end.
         steps: of the search.
     """
     with torch.no_grad():
         x = search(function, target, low, high, steps)
-    # The search is over; each Newton step from a constant start adds derivatives: the first all of first order, the
-    # second those of second and third.
+        left = function(x)[0] - target
+    # The search is over. Two Newton steps from a constant start, towards what the search has reached, move nothing but
+    # add derivatives: the first all of first order, the second those of second and third. (Towards the target they would
+    # divide what rounding has left by the slope, and where f is flat throw the root out of its bracket.)
     for _ in range(2):
         value, slope = function(x)
-        x = x - (value - target) / slope
+        x = x - (value - target - left) / slope
     return x
 
 
@@ -57,15 +59,12 @@ def search(
         best = torch.where(gap.abs() < closest, x, best)
         closest = torch.minimum(gap.abs(), closest)
         low, high = torch.where(gap > 0, x, low), torch.where(gap > 0, high, x)
-        newton, middle = gap / slope, low + (high - low) / 2
-        inside = (x + newton >= low) & (x + newton <= high)
-        shrinks = 2 * newton.abs() <= step
-        live = live & ~_ends(gap, target, x, step, inside & ~shrinks)
-        good = inside & shrinks
-        x, step = (
-            torch.where(good, x + newton, middle),
-            torch.where(good, newton.abs(), (high - low) / 2),
-        )
+        # a root at an end of the bracket is there, not where rounding lets Newton's step leave it
+        after, middle = torch.clamp(x + gap / slope, low, high), low + (high - low) / 2
+        newton = (after - x).abs()
+        good = 2 * newton <= step
+        live = live & ~_ends(gap, target, x, step, ~good)
+        x, step = torch.where(good, after, middle), torch.where(good, newton, (high - low) / 2)
     return best
 
 

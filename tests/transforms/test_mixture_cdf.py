@@ -118,12 +118,13 @@ def test_derivatives_through_the_inverse() -> None:
     assert torch.autograd.gradgradcheck(run, (y, params))
 
 
-def test_x_is_kept_between_narrow_components() -> None:
-    """Two spikes far apart: the standard logistic's share keeps the gap from being flat."""
+@pytest.mark.parametrize("apart", (20.0, 50.0, 200.0))
+def test_x_is_kept_between_narrow_components(apart: float) -> None:
+    """Two spikes far apart: the wide logistic's share keeps the gap from being flat."""
     params = torch.zeros(1, OWN.size, dtype=torch.float64)
-    params[:, 2 + 6 : 2 + 12] = torch.tensor([20.0, -20.0] * 3)
+    params[:, 2 + 6 : 2 + 12] = torch.tensor([apart, -apart] * 3)
     params[:, 2 + 12 :] = -1e6
-    x = torch.linspace(-8, 8, 401, dtype=torch.float64)
+    x = 0.4 * apart * torch.linspace(-1, 1, 401, dtype=torch.float64)
     y, log_slope = OWN(x, params.expand(401, -1))
     assert log_slope.min() > math.log(1e-7)
     again, _ = OWN(y, params.expand(401, -1), inverse=True)
