@@ -11,10 +11,10 @@ Numerics. log F and log S are each a logsumexp of logs of sigmoids, so that neit
 where r_k, t_k are the components' shares in F and in S: positive terms, of which nothing cancels.
 
 Two departures from the paper. A share `MIN_SHARE` of the mixture is a logistic about zero, as wide as the means are
-spread, up to exp(limit), and the standard one where they are zero: between narrow components F would else be flat to far below the last
-digit, and x lost. And means and log-scales are
-raw parameters times a gain that differs from component to component: with all raw parameters zero the map is exactly
-the identity, where all components are alike, and without gains their gradients would be and remain alike, too.
+spread, up to exp(limit), and the standard one where they are zero: between narrow components F would else be flat to
+far below the last digit, and x lost. And means and log-scales are raw parameters times a gain that differs from
+component to component: with all raw parameters zero the map is exactly the identity, where all components are alike,
+and without gains their gradients would be and remain alike, too.
 """
 
 from __future__ import annotations

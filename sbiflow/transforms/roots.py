@@ -1,9 +1,9 @@
 """Where an increasing function reaches a value: the inverse of a map that has none in closed form.
 
 Newton's method, held within a bracket, at whose ends it stops: a step that is more than half of the step before is
-replaced by a bisection (Press et al., Numerical Recipes, sec. 9.4, `rtsafe`). Convergence is thus that of a bisection at worst
-and quadratic near the root. `increasing_root` takes a fixed number of steps: shapes are static and no GPU is waited
-for. Where f is so dear that a GPU may be waited for, `search` can stop early.
+replaced by a bisection (Press et al., Numerical Recipes, sec. 9.4, `rtsafe`). Convergence is thus that of a bisection
+at worst and quadratic near the root. `increasing_root` takes a fixed number of steps: shapes are static and no GPU is
+waited for. Where f is so dear that a GPU may be waited for, `search` can stop early.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def increasing_root(function: Function, target: Tensor, low: Tensor, high: Tenso
     with torch.no_grad():
         x = search(function, target, low, high, steps)
         left = function(x)[0] - target
-    # The search is over. Two Newton steps from a constant start, towards what the search has reached, move nothing but
-    # add derivatives: the first all of first order, the second those of second and third. (Towards the target they would
-    # divide what rounding has left by the slope, and where f is flat throw the root out of its bracket.)
+    # The search is over. Two Newton steps from a constant start, towards what the search has reached, move nothing
+    # but add derivatives: the first all of first order, the second those of second and third. (Towards the target
+    # they would divide what rounding has left by the slope, and where f is flat throw the root out of its bracket.)
     for _ in range(2):
         value, slope = function(x)
         x = x - (value - target - left) / slope
