@@ -7,6 +7,10 @@ DONE := $(VENV)/.installed
 # Simulation and MCMC run in two Python threads of their own.
 export OMP_NUM_THREADS ?= 1
 
+# Files of tests are shared out to this many processes.
+TEST_WORKERS ?= 2
+PYTEST := $(RUN) -m pytest -n $(TEST_WORKERS) --dist loadfile
+
 .PHONY: install demo paper bench test test-slow check lint format types clean
 
 install: $(DONE)
@@ -32,10 +36,10 @@ bench: $(DONE)  ## against sbi, zuko, nflows and BayesFlow, alternating; about 2
 	$(RUN) analyses/benchmarks/table.py --readme README.md
 
 test: $(DONE)  ## what CI runs
-	$(RUN) -m pytest
+	$(PYTEST)
 
 test-slow: $(DONE)  ## the tests marked slow
-	$(RUN) -m pytest -m "slow"
+	$(PYTEST) -m "slow"
 
 lint: $(DONE)
 	$(RUN) -m ruff check .

@@ -73,7 +73,7 @@ def _ordered(runs: list[dict[str, Any]], targets: list[str]) -> dict[str, dict[s
 
 
 def table_of(runs: list[dict[str, Any]], targets: list[str]) -> str:
-    """Markdown: a row per flow; gaps per target, then the costs on the last target (the largest)."""
+    """Markdown: a row per flow; gaps per target, then the costs on the last target that has been run, named if smaller."""
     head = [
         "flow",
         *(f"{name}: gap" for name in targets),
@@ -85,10 +85,10 @@ def table_of(runs: list[dict[str, Any]], targets: list[str]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for label, own in _ordered(runs, targets).items():
         gaps = [_gap(own.get(name)) for name in targets]
-        run = own.get(targets[-1], {})
         costs = ["", "", "", ""]
-        if "gap" in run:
-            costs = [f"{run['parameters']:,}", f"{run['training']:.0f} s"]
+        if whole := [name for name in targets if "gap" in own.get(name, {})]:
+            run, other = own[whole[-1]], "" if whole[-1] == targets[-1] else f" ({whole[-1]})"
+            costs = [f"{run['parameters']:,}{other}", f"{run['training']:.0f} s"]
             costs += [f"{run[key]:.3g} s" for key in ("draws_10000", "density_10000")]
         lines.append(f"| {' | '.join([label, *gaps, *costs])} |")
     return "\n".join(lines)
