@@ -48,12 +48,12 @@ FLOWS: dict[str, Flow] = {
     "spline_autoregressive": _flow("spline_autoregressive", 4),
     "residual": _flow("residual", 8),
     "flow_matching": _flow("flow_matching", 4),
-    "naf": _flow("naf", 3, 1e-3),
-    "unaf": _flow("unaf", 3, 1e-3),
-    "sospf": _flow("sospf", 3, 1e-3),
-    "bpf": _flow("bpf", 3, 1e-3),
-    "gf": _flow("gf", 6, 1e-3),
-    "ffjord": _flow("ffjord", 1, 1e-3),
+    "naf": _flow("naf", 3),
+    "unaf": _flow("unaf", 3),
+    "sospf": _flow("sospf", 3),
+    "bpf": _flow("bpf", 3),
+    "gf": _flow("gf", 6),
+    "ffjord": _flow("ffjord", 1),
 }
 
 
