@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sbiflow.families.family import Family, Flags, Layer, stacked
 from sbiflow.optional import require
-from sbiflow.transforms.gaussianize import Gaussianize
+from sbiflow.transforms.gaussianize import LIMIT, Gaussianize
 from sbiflow.transforms.zuko_adapter import Integrated, SharpEdges, WholeLine, ZukoTransform
 
 if TYPE_CHECKING:
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 _SIGNAL = 16  # numbers by which a conditioner steers a monotone network
 _POLYNOMIALS, _DEGREE, _SLOPE = 3, 4, 1e-3  # of a sum of squares
-_COMPONENTS = 8  # of a mixture of normal distribution functions
-_APART = 2e-3  # between components that would be equal, and stay so, if they started so
+_COMPONENTS, _SHARE = (
+    8,
+    0.5,
+)  # of a mixture of normal distribution functions; each one's share of its variance
+_APART = 2e-3  # between polynomials that would be equal, and stay so, if they started so
 
 
 def _zuko(module: str) -> Any:
@@ -110,11 +113,23 @@ def _gf(config: FlowConfig, flags: Flags, context: int, index: int) -> Transform
         shapes=[(_COMPONENTS,)] * 2,
         **({"hidden_features": _widths(config)} if context else {}),
     )
-    own = _start(own, dim, [_APART * torch.linspace(-1, 1, _COMPONENTS), torch.zeros(_COMPONENTS)])
+    own = _start(own, dim, _standard_mixture())
     if index and dim > 1:
         turn = lazy.UnconditionalTransform(_zuko("transforms").RotationTransform, A=torch.randn(dim, dim))
         own = lazy.LazyComposedTransform(turn, own)
     return ZukoTransform(own, dim, context)
+
+
+def _standard_mixture() -> list[Tensor]:
+    """b and a of a mixture that is nearly standard normal (mean 0, variance 1), so that the map is nearly the identity.
+
+    Equal components would be so exactly, have equal gradients, and remain equal.
+    """
+    mean = torch.special.ndtri((torch.arange(_COMPONENTS) + 0.5) / _COMPONENTS)
+    mean = mean * torch.sqrt((1 - _SHARE) / mean.square().mean())
+    log_slope = -0.5 * math.log(_SHARE)
+    raw = log_slope / (1 - log_slope / LIMIT)  # before the soft bound
+    return [-mean * math.exp(log_slope), torch.full((_COMPONENTS,), raw)]
 
 
 def _ffjord(config: FlowConfig, flags: Flags, context: int, index: int) -> Transform:
@@ -139,7 +154,7 @@ ZUKO: dict[str, Family] = {
     "unaf": _family(_unaf),
     "sospf": _family(_sospf),
     "bpf": _family(_bpf),
-    "gf": _family(_gf, reverses=False),
+    "gf": _family(_gf, reverses=False, starts_as_prior=False),
     "ffjord": _family(_ffjord, reverses=False),
 }
 """Neural autoregressive flow (Huang et al. 2018, arXiv 1804.00779), its unconstrained kind (UMNN; Wehenkel & Louppe

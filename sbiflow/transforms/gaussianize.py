@@ -16,7 +16,7 @@ from torch.distributions import Transform, constraints
 
 from sbiflow.transforms.splines import soft_clamp
 
-_LIMIT = 5.0  # of |a|
+LIMIT = 5.0  # of |a|
 _TURNS = 12  # of Newton's method: quadratic from the left of a concave function; nine suffice at -1e30
 
 
@@ -45,7 +45,7 @@ class Gaussianize(Transform):
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and log dy/dx."""
         # In double precision: far out, float32 leaves nothing of torch's derivatives of log_ndtr and erfcx.
-        y, logdet = self._map(x.double(), self.shift.double(), soft_clamp(self.scale, _LIMIT).double())
+        y, logdet = self._map(x.double(), self.shift.double(), soft_clamp(self.scale, LIMIT).double())
         return y.to(x), logdet.to(x)
 
     def _map(self, x: Tensor, shift: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
