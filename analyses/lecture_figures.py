@@ -38,14 +38,17 @@ def learned_figure(
     panels[0, 0].plot(*truth[:_SHOWN].T, ",", color="black")
     _square(panels[0, 0], half_width, f"{name}: draws")
     panels[1, 0].axis("off")
+    highest = max(float(log_q.max()) for _, log_q in flows.values())
+    extent = (-half_width, half_width, -half_width, half_width)
     for (above, below), (label, (draws, log_q)) in zip(panels[:, 1:].T, flows.items(), strict=True):
         above.plot(*draws[:_SHOWN].T, ",", color="#0b559f")
         _square(above, half_width, f"{label}: draws")
         image = log_q.exp().reshape(_CELLS, _CELLS).T
-        extent = (-half_width, half_width, -half_width, half_width)
-        shown = below.imshow(image, origin="lower", extent=extent, cmap="viridis")
-        figure.colorbar(shown, ax=below, shrink=0.7, label="density")
+        shown = below.imshow(
+            image, origin="lower", extent=extent, vmin=0, vmax=np.exp(highest), cmap="viridis"
+        )
         _square(below, half_width, f"gap {gaps[label]:.3f} nats")
+    figure.colorbar(shown, ax=panels[1, 0], location="right", shrink=0.7, label="density")
     return figure
 
 
