@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
 _SIGNAL = 16  # numbers by which a conditioner steers a monotone network
 _POLYNOMIALS, _DEGREE, _SLOPE = 3, 4, 1e-3  # of a sum of squares
-_COMPONENTS, _SHARE = (
-    8,
-    0.5,
-)  # of a mixture of normal distribution functions; each one's share of its variance
+_COMPONENTS = 8  # of a mixture of normal distribution functions
+_SHARE = 0.5  # of the mixture's variance that every component has at the start
 _APART = 2e-3  # between polynomials that would be equal, and stay so, if they started so
 
 

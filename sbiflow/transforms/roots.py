@@ -27,7 +27,9 @@ def increasing_root(function: Function, target: Tensor, low: Tensor, high: Tenso
     """
     with torch.no_grad():
         x = search(function, target, low, high, steps)
-        left = function(x)[0] - target
+    if not torch.is_grad_enabled():
+        return x
+    left = (function(x)[0] - target).detach()
     # The search is over. Two Newton steps from a constant start, towards what the search has reached, move nothing
     # but add derivatives: the first all of first order, the second those of second and third. (Towards the target
     # they would divide what rounding has left by the slope, and where f is flat throw the root out of its bracket.)
@@ -63,7 +65,8 @@ def search(
         after, middle = torch.clamp(x + gap / slope, low, high), low + (high - low) / 2
         newton = (after - x).abs()
         good = 2 * newton <= step
-        live = live & ~_ends(gap, target, x, step, ~good)
+        if early:
+            live = live & ~_ends(gap, target, x, step, ~good)
         x, step = torch.where(good, after, middle), torch.where(good, newton, (high - low) / 2)
     return best
 

@@ -34,9 +34,7 @@ from torch.distributions import constraints
 from sbiflow.transforms import roots
 
 _BRACKET, _FARTHEST = 10.0, 1e7  # where a search begins, and how far it goes
-_TURNS = (
-    200  # of a search at most: every second halves the bracket or the step, so that doubles are exhausted
-)
+_TURNS = 200  # of a search at most: every second halves the bracket or the step
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-11}  # of ODEs, relative and absolute
 
 
