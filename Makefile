@@ -9,7 +9,8 @@ export OMP_NUM_THREADS ?= 1
 
 # Files of tests are shared out to this many processes.
 TEST_WORKERS ?= 2
-PYTEST := $(RUN) -m pytest -n $(TEST_WORKERS) --dist loadfile
+# In the order of their names: the few tests of analyses take longest, and by number of tests they would come last.
+PYTEST := $(RUN) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo paper bench test test-slow check lint format types clean
 

@@ -82,7 +82,7 @@ def main() -> None:
         x_paper,
         seed=6,
         threads=2,
-        max_steps=1000 if fast else 20_000,
+        max_steps=400 if fast else 20_000,
     )
     raw, corrected = compare(draws.theta, reference), compare(draws.theta, reference, weighted.weights)
     print(

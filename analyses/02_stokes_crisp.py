@@ -67,7 +67,14 @@ def bare_noise_check(x: Tensor, reference: Reference, seed: int, max_steps: int)
     """
     bare = crisp_simulator(noise_i=1e-2, noise_pol=2e-3)
     chain = sf.emcee_reference(
-        bare.log_likelihood, bare.prior, x, seed=seed, start=reference.theta, max_steps=max_steps
+        bare.log_likelihood,
+        bare.prior,
+        x,
+        seed=seed,
+        start=reference.theta,
+        walkers=reference.n_walkers,
+        threads=2,
+        max_steps=max_steps,
     )
     return sf.predictive_check(chain.theta, None, bare, x, seed=seed)
 
@@ -100,6 +107,7 @@ def main() -> None:
         x,
         seed=seed,
         start=draws.theta[:5000],
+        walkers=26 if fast else None,
         threads=2,
         max_steps=400 if fast else 20_000,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import emcee
 import numpy as np
@@ -15,7 +16,6 @@ from sbiflow.calibration.space import ChainSpace, ChainTarget
 
 _KEY = 7301
 _MEMBERS = 400  # of the annealed population, at least
-_BURN = (300, 600)  # steps of the rounds of burn-in, after annealing
 _WIDEN = 1.5  # the ensemble starts this many times wider than the annealed population
 _START_WIDTH = 3.0  # width of the start density around supplied draws, in their standard deviations
 _START_DOF = 5.0
@@ -80,7 +80,13 @@ def _sampler(
 
 
 def begin(
-    target: ChainTarget, start: Tensor | None, walkers: int, seed: int, which: int, progress: Progress
+    target: ChainTarget,
+    start: Tensor | None,
+    walkers: int,
+    burn_in: Sequence[int],
+    seed: int,
+    which: int,
+    progress: Progress,
 ) -> tuple[emcee.EnsembleSampler, emcee.State, int]:
     """Annealed, dispersed and burnt-in ensemble: a fresh sampler, its state, and how many strays were moved."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, _KEY, which]))
@@ -94,7 +100,7 @@ def begin(
         population.log_target,
     )
     strays = 0
-    for steps in _BURN:  # each round shapes the global move for the next
+    for steps in burn_in:  # each round shapes the global move for the next
         burn = _sampler(target, walkers, sample, log_target)
         burn.run_mcmc(emcee.State(places, random_state=random_state), steps)
         random_state = burn.random_state

@@ -34,6 +34,7 @@ from sbiflow.seeding import check_seed
 MIN_TIMES = 100.0  # chain length in autocorrelation times
 MAX_RHAT = 1.01
 MIN_ESS = 2500.0
+_BURN_IN = (300, 600)  # steps of its two rounds, at most
 _THIN = 4  # steps per stored state; autocorrelation times are tens of steps
 _MAX_DRAWS = 20_000
 
@@ -173,7 +174,7 @@ def emcee_reference(
         start: draws (n, D) of an approximate posterior, n > 10 D: shortens the annealing, which then begins
             three times wider than they are. Without, it begins at the prior.
         walkers: per ensemble, even; by default 4 per dimension and at least 40.
-        max_steps: per ensemble, burn-in excluded.
+        max_steps: per ensemble, burn-in excluded: 300 and 600 steps, or a quarter and a half of this if less.
         threads: 2 runs the ensembles side by side, with the same result; `log_likelihood` is then called from two
             threads at once.
         progress: show a progress bar.
@@ -198,8 +199,9 @@ def emcee_reference(
         raise ValueError(f"walkers: expected an even number, got {walkers}")
 
     targets = [ChainTarget(space, log_likelihood, x) for _ in range(2)]
+    burn_in = (min(_BURN_IN[0], max_steps // 4), min(_BURN_IN[1], max_steps // 2))
     with Progress(transient=True, disable=not progress) as bar, ThreadPoolExecutor(threads) as pool:
-        begun = list(pool.map(lambda i: begin(targets[i], start, walkers, seed, i, bar), range(2)))
+        begun = list(pool.map(lambda i: begin(targets[i], start, walkers, burn_in, seed, i, bar), range(2)))
         samplers, positions = [b[0] for b in begun], [b[1] for b in begun]
         task = bar.add_task("ensemble MCMC", total=max_steps)
         done, length = 0, min(1000, max_steps)
