@@ -87,6 +87,7 @@ def test_the_decision_is_one_of_the_length_of_the_run() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch about itself
 def test_a_real_compiler_gives_the_same_density() -> None:
     """About a minute."""
     model = flow("spline_coupling", PERIODIC["with a phase"])
