@@ -138,7 +138,7 @@ def main() -> None:
         Number(f"{run['flow']}, {run['target']}: gap [nats]; training, 10,000 draws, 10,000 densities [CPU s]",
                run.get("failed") or f"{run['gap']:.4f} ± {run['error']:.4f}; {run['training']:.0f}, "
                f"{run['draws_10000']:.3f}, {run['density_10000']:.3f}")
-        for run in runs if run["flow"] in labels
+        for run in runs if arguments.record or run["flow"] in labels
     ]  # fmt: skip
     report_numbers(
         "Which flow?" + (" (fast: proves nothing)" if arguments.fast else ""), numbers, folder, arguments
