@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,15 +119,17 @@ def page_with(page: str, table: str) -> str:
 
 
 def figure_of(runs: list[dict[str, Any]], targets: list[str]) -> Figure:
-    """A panel per target, gap against training time; labels beside the points."""
-    figure = Figure(figsize=(5.6 * len(targets), 5), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(targets), squeeze=False)[0], targets, strict=True):
+    """A panel per target, gap against training time, flows by number; the last panel says which is which."""
+    figure = Figure(figsize=(16, 9), layout="constrained")
+    *panels, key = figure.subplots(2, math.ceil((len(targets) + 1) / 2)).flat
+    for axes, name in zip(panels, targets, strict=False):
         found = [run for run in runs if run["target"] == name and "gap" in run]
         times = np.array([run["training"] for run in found])
         gaps = np.maximum([run["gap"] for run in found], 1e-3)
-        axes.errorbar(times, gaps, [run["error"] for run in found], fmt="o", color="#0b559f", capsize=2)
+        axes.errorbar(times, gaps, [run["error"] for run in found], fmt="none", ecolor="#9ab8d8")
         for run, x, y in zip(found, times, gaps, strict=True):
-            axes.annotate(run["flow"], (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+            number = list(FLOWS).index(run["flow"]) + 1
+            axes.text(x, y, str(number), ha="center", va="center", fontsize=9, color="#0b3d6e")
         axes.set(
             xscale="log",
             yscale="log",
@@ -135,4 +138,12 @@ def figure_of(runs: list[dict[str, Any]], targets: list[str]) -> Figure:
             title=name,
         )
         axes.grid(alpha=0.3, which="both")
+    for axes in panels[len(targets) :]:
+        axes.set_axis_off()
+    key.set_axis_off()
+    half = math.ceil(len(FLOWS) / 2)
+    for i, label in enumerate(FLOWS):
+        key.text(
+            0.02 + 0.5 * (i // half), 0.98 - (i % half) / half, f"{i + 1:>2}  {label}", va="top", fontsize=10
+        )
     return figure
