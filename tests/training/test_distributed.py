@@ -28,7 +28,7 @@ from tests.training.together import CONFIG, DROPOUT, EARLY, TOY, WAVE, in_float6
 ROOT = Path(__file__).parents[2]
 TOGETHER = [
     "two_lanes", "four_lanes", "early", "gradient", "nan", "drift", "stopped", "refused", "simulated", "command",
-    "hung", "killed",
+    "hung", "left", "killed",
 ]  # fmt: skip
 
 
@@ -248,6 +248,13 @@ def test_a_process_that_hangs_is_given_up_after_the_timeout(results):
     )
     assert 1.5 < first["seconds"] < 4
     assert first["kept"]  # a group of the program's own is not closed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the process's threads in /proc")
+def test_a_group_of_ours_ends_with_its_threads(results):
+    """One of gloo's that frees a tensor while the interpreter shuts down would abort the process."""
+    for before, after in results["left"]:
+        assert before > after == 0
 
 
 def test_the_command_line_trains_together_and_process_0_saves(results, folder):

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from sbiflow import Posterior, Store, TrainConfig, is_rank_zero, rank_zero_first
+from sbiflow.training import group
 from sbiflow.training.checkpoint import digest, load_tensors
 from sbiflow.training.data import load_training_data
 from sbiflow.training.group import join
@@ -248,6 +249,19 @@ def command(folder: Path) -> Any:
     with contextlib.redirect_stdout(said):
         error = error_of(lambda: runpy.run_module("sbiflow", run_name="__main__"))
     return {"error": error, "said": said.getvalue()}
+
+
+@case
+def left(folder: Path) -> Any:
+    """How many of gloo's threads outlive the group in which a flow was trained."""
+
+    def threads() -> int:
+        return sum("gloo" in name.read_text() for name in Path("/proc/self/task").glob("*/comm"))
+
+    quick_train(Store.open(folder / "s.h5"), TOY, CONFIG)
+    before = threads()
+    group._leave()
+    return before, threads()
 
 
 @case
