@@ -18,7 +18,7 @@ from sbiflow.training.distributed import Team
 if dist.is_available():
     # The defaults of its functions are the group at the time of import. torch imports it with the first optimiser; our
     # group would then outlive `_leave`, and a thread of gloo that frees a tensor late would abort the process at exit.
-    import torch.distributed.nn.functional  # noqa: F401
+    import torch.distributed.nn.functional
 
 _ADDRESS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes
 _TIMEOUT = timedelta(minutes=10)  # for a process that hangs; one that has died is noticed at once
