@@ -81,7 +81,6 @@ def main() -> None:
         simulator.prior,
         x_paper,
         seed=6,
-        threads=2,
         max_steps=400 if fast else 20_000,
     )
     raw, corrected = compare(draws.theta, reference), compare(draws.theta, reference, weighted.weights)

@@ -69,7 +69,7 @@ def bare_noise_check(x: Tensor, reference: Reference, seed: int, fast: bool) -> 
     bare, theta = crisp_simulator(noise_i=1e-2, noise_pol=2e-3), reference.theta
     if not fast:
         theta = sf.emcee_reference(
-            bare.log_likelihood, bare.prior, x, seed=seed, start=theta, threads=2, max_steps=1000
+            bare.log_likelihood, bare.prior, x, seed=seed, start=theta, max_steps=1000
         ).theta
     return sf.predictive_check(theta, None, bare, x, seed=seed)
 
@@ -103,7 +103,6 @@ def main() -> None:
         seed=seed,
         start=draws.theta[:5000],
         walkers=26 if fast else None,
-        threads=2,
         max_steps=400 if fast else 20_000,
     )
     print(f"{reference}\n")
