@@ -23,6 +23,9 @@ from simulators.broadening import LIGHT
 from simulators.voigt import voigt
 from simulators.zeeman import LARMOR, Component, Line
 
+_AT_ONCE = 40_000
+"""Values for which Voigt functions are taken together: of fewer, calling torch is the cost; more leave a core's cache."""
+
 
 def polarised(
     lines: Sequence[Line], distances: Sequence[Tensor], p: Mapping[str, Tensor], mu: float
@@ -82,7 +85,7 @@ def _propagation(line: Line, distance: Tensor, p: Mapping[str, Tensor], first: L
     """One line's eta_I, eta_Q, eta_V, rho_Q, rho_V at azimuth 0."""
     v = _reduced(line, distance, p)
     splitting = LARMOR * line.wavelength**2 * p["B"] / p["width"]
-    blue, pi, red = (_profile(part, p["damping"], v, splitting) for part in line.pattern)
+    blue, pi, red = _profiles(line.pattern, p["damping"], v, splitting)
     half = 0.5 * _eta0(line, p, first)
     across, along = half * torch.sin(p["inclination"]) ** 2, half * torch.cos(p["inclination"])
     mean = [(b + r) / 2 for b, r in zip(blue, red, strict=True)]
@@ -91,12 +94,19 @@ def _propagation(line: Line, distance: Tensor, p: Mapping[str, Tensor], first: L
     return eta_q + 2 * half * mean[0], eta_q, eta_v, rho_q, rho_v
 
 
-def _profile(
-    components: Sequence[Component], damping: Tensor, v: Tensor, splitting: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Sum of H and L over the components of one polarisation."""
-    h, l = torch.zeros_like(v), torch.zeros_like(v)
-    for part in components:
-        part_h, part_l = voigt(damping, v - part.shift * splitting)
-        h, l = h + part.strength * part_h, l + part.strength * part_l
-    return h, l
+def _profiles(
+    pattern: Sequence[Sequence[Component]], damping: Tensor, v: Tensor, splitting: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """For each polarisation the sum of H and L over its components."""
+    parts = [(i, part) for i, polarisation in enumerate(pattern) for part in polarisation]
+    at_once = max(1, _AT_ONCE // max(1, v.numel()))
+    sums = [(torch.zeros_like(v), torch.zeros_like(v)) for _ in pattern]
+    for first in range(0, len(parts), at_once):
+        group = parts[first : first + at_once]
+        shifted = [v - part.shift * splitting for _, part in group]
+        stacked = (
+            torch.stack(shifted) if len(group) > 1 else shifted[0].unsqueeze(0)
+        )  # the same without a copy
+        for (i, part), h, l in zip(group, *voigt(damping, stacked), strict=True):
+            sums[i] = sums[i][0] + part.strength * h, sums[i][1] + part.strength * l
+    return sums
