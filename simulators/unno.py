@@ -24,7 +24,7 @@ from simulators.voigt import voigt
 from simulators.zeeman import LARMOR, Component, Line
 
 _AT_ONCE = 40_000
-"""Values for which Voigt functions are taken together: of fewer, calling torch is the cost; more leave a core's cache."""
+"""Values for which Voigt functions are taken together: calling torch costs more than fewer, more leave the cache."""
 
 
 def polarised(
