@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 DONE := $(VENV)/.installed
 
 # One thread per process: networks of this size gain little from a second, and lose much where a core is shared.
-# Simulation and MCMC run in two Python threads of their own.
+# Simulations run in two Python threads of their own.
 export OMP_NUM_THREADS ?= 1
 
 # Files of tests are shared out to this many processes.
@@ -12,7 +12,7 @@ TEST_WORKERS ?= 2
 # In the order of their names: the few tests of analyses take longest, and by number of tests they would come last.
 PYTEST := $(RUN) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo paper bench test test-slow check lint format types clean
+.PHONY: install demo paper bench numerics test test-slow check lint format types clean
 
 install: $(DONE)
 
@@ -35,6 +35,10 @@ bench: $(DONE)  ## against sbi, zuko, nflows and BayesFlow, alternating; about 2
 	$(RUN) analyses/benchmarks/distributed.py --record
 	$(RUN) analyses/benchmarks/training.py --record
 	$(RUN) analyses/benchmarks/table.py --readme README.md
+
+numerics: $(DONE)  ## round trips of all transforms and the residual flow's estimator, by the seeds of their tests
+	$(RUN) -m pytest -s -k "absolute or test_float32 or no_bias" tests/transforms/test_catalogue.py \
+		tests/transforms/test_float32.py tests/transforms/test_residual_flow.py > analyses/results/numerics.txt
 
 test: $(DONE)  ## what CI runs
 	$(PYTEST)

@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 from sbiflow.checks import as_tensor, check_finite, check_shape
 from sbiflow.priors import Prior, Uniform
 from simulators.broadening import Instrument, broadening
-from simulators.unno import leak_into_v, polarised, rotate, unpolarised
+from simulators.unno import leak_into_v, polarised, rotate, unpolarised, values_at_once
 from simulators.zeeman import FE_6301, FE_6302, Line
 
 DEFAULTS: Mapping[str, float] = {
@@ -42,7 +42,6 @@ REQUIRED = ("width", "eta0", "S0", "S1")
 _NOT_NEGATIVE = ("B", "damping", "v_mac", "filling", "eta_ratio", "width", "eta0", "kl")
 
 _STEP = 0.43  # in Doppler widths: leaves 2e-7 of the continuum (3e-8 at 0.4, 3e-5 at 0.67) for eta0 = 200
-_CHUNK = {"cpu": 40_000, "cuda": 8_000_000}  # values per temporary: what a core's cache holds, or a GPU likes
 
 
 class MilneEddington:
@@ -124,7 +123,7 @@ class MilneEddington:
     def signal(self, theta: Tensor) -> Tensor:
         """Noise-free Stokes parameters, (n, D) -> (n, *x_shape), on the device of theta, in `precision`."""
         check_shape(theta, "theta", ("n", self.prior.dim))
-        rows = max(1, _CHUNK.get(theta.device.type, 40_000) // self._broadening.n_nodes)
+        rows = max(1, values_at_once(theta.device) // self._broadening.n_nodes)
         theta = theta if self.precision is None else theta.to(self.precision)
         return torch.cat([self._rows(part) for part in theta.split(rows)])
 

@@ -23,8 +23,12 @@ from simulators.broadening import LIGHT
 from simulators.voigt import voigt
 from simulators.zeeman import LARMOR, Component, Line
 
-_AT_ONCE = 40_000
-"""Values for which Voigt functions are taken together: calling torch costs more than fewer, more leave the cache."""
+_CHUNK = {"cpu": 40_000, "cuda": 8_000_000}  # values per temporary: what a core's cache holds, or a GPU likes
+
+
+def values_at_once(device: torch.device) -> int:
+    """Values per temporary: with fewer, calling torch is the cost; with more, memory."""
+    return _CHUNK.get(device.type, 40_000)
 
 
 def polarised(
@@ -99,14 +103,11 @@ def _profiles(
 ) -> list[tuple[Tensor, Tensor]]:
     """For each polarisation the sum of H and L over its components."""
     parts = [(i, part) for i, polarisation in enumerate(pattern) for part in polarisation]
-    at_once = max(1, _AT_ONCE // max(1, v.numel()))
+    at_once = max(1, values_at_once(v.device) // max(1, v.numel()))
     sums = [(torch.zeros_like(v), torch.zeros_like(v)) for _ in pattern]
     for first in range(0, len(parts), at_once):
         group = parts[first : first + at_once]
-        shifted = [v - part.shift * splitting for _, part in group]
-        stacked = (
-            torch.stack(shifted) if len(group) > 1 else shifted[0].unsqueeze(0)
-        )  # the same without a copy
-        for (i, part), h, l in zip(group, *voigt(damping, stacked), strict=True):
+        shifts = torch.stack([part.shift * splitting for _, part in group])
+        for (i, part), h, l in zip(group, *voigt(damping, v - shifts), strict=True):
             sums[i] = sums[i][0] + part.strength * h, sums[i][1] + part.strength * l
     return sums
